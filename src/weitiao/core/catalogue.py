@@ -1,0 +1,70 @@
+"""Families and their members: a file in a family's folder is a member, and its name is the member's name.
+
+Names are listed by looking at file names, so ``--help`` imports nothing heavy; a member is imported when it is used.
+Packages outside Weitiao add members through entry points in the group ``weitiao.<family>``.
+"""
+
+import importlib
+import inspect
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.errors import WeitiaoError, unknown_name
+
+PACKAGE = Path(__file__).resolve().parent.parent
+FAMILIES = ("tasks", "tuning", "objectives", "evaluation", "stages")
+
+
+def canonical(name: str) -> str:
+    """``text-classification`` and ``Text_Classification`` name the same file."""
+    return name.strip().lower().replace("-", "_")
+
+
+@cache
+def members(family: str) -> tuple[str, ...]:
+    """The names in a family, sorted: its files and what entry points add. Imports none of them."""
+    files = (path.stem for path in (PACKAGE / family).glob("*.py"))
+    own = {stem for stem in files if stem not in ("__init__", "base") and not stem.startswith("_")}
+    return tuple(sorted(own | {point.name for point in entry_points(group=f"weitiao.{family}")}))
+
+
+@cache
+def member(family: str, name: str) -> Any:
+    """The member's class: the one class in its file that derives from the family's base.
+
+    Raises:
+        WeitiaoError: the name is unknown (the near miss is named), or the file breaks the contract.
+    """
+    name = canonical(name)
+    if name not in members(family):
+        raise unknown_name(family, name, members(family))
+    for point in entry_points(group=f"weitiao.{family}"):
+        if point.name == name:
+            return point.load()
+    module = importlib.import_module(f"weitiao.{family}.{name}")
+    base = _contract(family)
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise WeitiaoError(f"{family}/{name}.py must define exactly one {base.__name__}; it defines {len(found)}.")
+    return found[0]
+
+
+def summary(family: str, name: str) -> str:
+    """The first line of a member's docstring, read from the file without importing it."""
+    path = PACKAGE / family / f"{canonical(name)}.py"
+    if not path.exists():
+        return ""
+    first = path.read_text(encoding="utf-8").lstrip().removeprefix('"""')
+    return first.split("\n", 1)[0].strip().removesuffix('"""').rstrip(".")
+
+
+def _contract(family: str) -> type:
+    """A family's base class: the class in ``base.py`` named like the family's singular."""
+    singular = {"tasks": "Task", "tuning": "Tuning", "objectives": "Objective", "evaluation": "Evaluation"}
+    return getattr(importlib.import_module(f"weitiao.{family}.base"), singular[family])

@@ -1,0 +1,136 @@
+"""The run folder, and writing files so that a crash never leaves half of one.
+
+``config.yaml`` (reproduces the run alone), ``events.jsonl``, ``metrics.json``, ``errors.csv``, ``model/``,
+``report.html``, ``README.md`` (the model card), ``checkpoints/``.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.events import Event
+from weitiao.core.messages import say
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path, mode: str = "w") -> Iterator[Any]:
+    """Open a temporary file beside ``path``; on success it is flushed to the disk and takes the name, else removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder that takes the name ``path`` once it is whole and on the disk; on failure nothing is left.
+
+    A folder already at ``path`` is replaced only then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                sync_file(file)
+        os.chmod(temporary, 0o755)
+        old = None
+        if path.exists():
+            old = path.with_name(f".{path.name}.old-{os.getpid()}")
+            os.replace(path, old)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Flush one file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's list of names to the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        sync_file(path)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON for people (UTF-8, indented), atomically."""
+    with atomic_file(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=2, default=str)
+        file.write("\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        WeitiaoError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeitiaoError(say(f"No such file: {path}", f"找不到文件：{path}")) from None
+    except (ValueError, OSError) as error:
+        raise WeitiaoError(say(f"{path} is not readable JSON: {error}", f"{path} 不是可读的 JSON：{error}")) from None
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Recorder:
+    """Appends events to ``events.jsonl``, one JSON object a line."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = open(folder / "events.jsonl", "a", encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        self.file.write(json.dumps(event.as_json(), ensure_ascii=False, default=str) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_events(folder: str | Path) -> list[dict[str, Any]]:
+    """The events of a run, oldest first. A last line cut short by a crash is left out."""
+    path = Path(folder) / "events.jsonl"
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            events.append(json.loads(line))
+    return events

@@ -1,0 +1,1 @@
+"""Material: tables of texts in, memory-mapped records with row numbers out."""

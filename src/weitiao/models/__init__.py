@@ -1,0 +1,1 @@
+"""Backbones, heads, where their weights come from and how they are saved."""

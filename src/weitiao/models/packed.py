@@ -1,0 +1,117 @@
+"""Packed batches: the tokens of several texts in one flat row, without padding.
+
+Linear layers, normalisation and dropout see only real tokens. Attention alone needs texts apart: texts of similar
+length form a group ``[B, L]``, so what little padding there is costs only the cheap part of a layer.
+
+Shapes: T tokens in the batch, B texts, L the longest text of a group, H heads, D hidden size, d = D / H.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """A run of neighbouring texts whose attention is computed together.
+
+    ``first`` and ``last`` bound its tokens in the flat row. Where the texts differ in length, ``padded_BL`` gives for
+    each cell of the rectangle the token in it (padding repeats token 0), ``real_t`` the cells that hold tokens, and
+    ``bias_B1L`` is 0 for tokens and -inf for padding; where all lengths are equal they are None and no copy is made.
+    """
+
+    first: int
+    last: int
+    batch: int
+    length: int
+    padded_BL: Tensor | None = None
+    real_t: Tensor | None = None
+    bias_B1L: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One micro-batch of texts, sorted by length. ``ids_T`` and ``positions_T`` are int64 ``[T]``."""
+
+    ids_T: Tensor
+    positions_T: Tensor
+    lengths_B: Tensor
+    groups: tuple[Group, ...]
+
+    @cached_property
+    def starts_B(self) -> Tensor:
+        """The index of each text's first token, ``[B]``."""
+        return torch.cumsum(self.lengths_B, 0) - self.lengths_B
+
+    @cached_property
+    def owner_T(self) -> Tensor:
+        """The text each token belongs to, ``[T]``."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths_B), device=self.ids_T.device), self.lengths_B)
+
+    def to(self, device: torch.device | str) -> "Packed":
+        """The same batch on another device."""
+        if self.ids_T.device == torch.device(device):
+            return self
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        groups = tuple(
+            Group(g.first, g.last, g.batch, g.length, move(g.padded_BL), move(g.real_t), move(g.bias_B1L))
+            for g in self.groups
+        )
+        ids, positions, lengths = (t.to(device) for t in (self.ids_T, self.positions_T, self.lengths_B))
+        return Packed(ids, positions, lengths, groups)
+
+
+def pack(ids: list[np.ndarray], first_position: int = 0) -> Packed:
+    """Pack token ids of texts that are already sorted by length.
+
+    Args:
+        ids: one int array a text, none empty.
+        first_position: the position id of a text's first token (0 for BERT, padding id + 1 for RoBERTa).
+    """
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    flat = np.concatenate(ids).astype(np.int64, copy=False)
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(len(flat)) - np.repeat(starts, lengths) + first_position
+    groups = tuple(_group(starts, lengths, a, b) for a, b in _bounds(lengths))
+    return Packed(torch.from_numpy(flat), torch.from_numpy(positions), torch.from_numpy(lengths), groups)
+
+
+def _bounds(lengths: np.ndarray, waste: float = 0.3, smallest: int = 8) -> list[tuple[int, int]]:
+    """Cut sorted lengths into runs. A run ends when padding would exceed ``waste`` of it, but not below ``smallest``
+    texts: a call costs more than a little padding does."""
+    bounds, start = [], 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths):
+            bounds.append((start, end))
+        elif end - start >= smallest:
+            area = (end + 1 - start) * max(lengths[start], lengths[end])
+            if 1 - lengths[start : end + 1].sum() / area > waste:
+                bounds.append((start, end))
+                start = end
+    return bounds
+
+
+def _group(starts: np.ndarray, lengths: np.ndarray, a: int, b: int) -> Group:
+    first, last = int(starts[a]), int(starts[b - 1] + lengths[b - 1])
+    size, longest = b - a, int(lengths[a:b].max())
+    if (lengths[a:b] == longest).all():
+        return Group(first, last, size, longest)
+    column = np.arange(longest)
+    real = column[None, :] < lengths[a:b, None]
+    token = np.where(real, starts[a:b, None] - first + column[None, :], 0)
+    bias = np.where(real, 0.0, -np.inf).astype(np.float32)[:, None, :]
+    return Group(
+        first,
+        last,
+        size,
+        longest,
+        torch.from_numpy(token.ravel()),
+        torch.from_numpy(np.flatnonzero(real.ravel())),
+        torch.from_numpy(bias),
+    )

@@ -1,0 +1,105 @@
+"""Words and numbers of a report: both languages side by side, everything from outside escaped."""
+
+import html
+import re
+from collections.abc import Mapping
+from typing import Any
+
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+SCORES = {
+    "accuracy": ("Accuracy", "准确率"),
+    "macro_f1": ("Macro F1", "宏平均 F1"),
+    "micro_f1": ("Micro F1", "微平均 F1"),
+    "weighted_f1": ("Weighted F1", "加权 F1"),
+    "subset_accuracy": ("Whole set right", "标签集合全对率"),
+    "f1": ("Entity F1", "实体 F1"),
+    "precision": ("Precision", "精确率"),
+    "recall": ("Recall", "召回率"),
+    "auroc": ("AUROC", "AUROC"),
+    "expected_calibration_error": ("Calibration error", "校准误差"),
+    "log_loss": ("Log loss", "对数损失"),
+    "spearman": ("Spearman", "Spearman 相关"),
+    "pearson": ("Pearson", "Pearson 相关"),
+    "mse": ("Mean squared error", "均方误差"),
+    "macro avg": ("Macro average", "宏平均"),
+    "micro avg": ("Micro average", "微平均"),
+    "weighted avg": ("Weighted average", "加权平均"),
+}
+SHARES = {"accuracy", "macro_f1", "micro_f1", "weighted_f1", "subset_accuracy", "f1", "precision", "recall"}
+TASKS = {
+    "text_classification": ("Text classification", "文本分类"),
+    "token_classification": ("Entity recognition", "实体识别"),
+    "relation_extraction": ("Relation extraction", "关系抽取"),
+    "text_matching": ("Text matching", "文本匹配"),
+}
+SPLITS = {
+    "test": ("test set", "测试集"),
+    "validation": ("validation set", "验证集"),
+    "train": ("training set", "训练集"),
+}
+SLICES = {
+    "length": ("length", "长度"),
+    "language": ("language", "语言"),
+    "digits": ("digits", "含数字"),
+    "label": ("label", "标签"),
+    "contains": ("contains", "包含"),
+}
+SLICE_VALUES = {
+    "zh": ("Chinese", "中文"),
+    "en": ("English", "英文"),
+    "mixed": ("mixed", "混合"),
+    "other": ("other", "其他"),
+    "yes": ("yes", "是"),
+    "no": ("no", "否"),
+}
+
+
+def escape(value: Any) -> str:
+    """A value as HTML text: markup escaped, marks that no page may hold replaced."""
+    return html.escape(CONTROL.sub("\ufffd", str(value)), quote=True)
+
+
+def both(en: str, zh: str) -> str:
+    """Two equivalent pieces of HTML, of which the page shows the one in the reader's language."""
+    if en == zh:
+        return en
+    return f'<span class="en" lang="en">{en}</span><span class="zh" lang="zh">{zh}</span>'
+
+
+def name_of(key: Any, names: Mapping[str, tuple[str, str]]) -> str:
+    """What people call ``key``, in both languages; ``key`` itself where no name is known."""
+    return both(*names[key]) if key in names else escape(str(key).replace("_", " "))
+
+
+def number(score: str, value: float) -> str:
+    """A score for people: shares in per cent with one decimal, all others with three."""
+    return f"{100 * value:.1f}%" if score in SHARES else f"{value:.3f}"
+
+
+def interval(score: str, bounds: list[float] | None) -> str:
+    """``70.8 – 75.9%``, or nothing where there is no interval."""
+    if not bounds:
+        return ""
+    low, high = (number(score, bound) for bound in bounds)
+    return f"{low.removesuffix('%')} – {high}"
+
+
+def duration(seconds: float) -> str:
+    """``8.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes as ``1.35 GB`` (10^9) or ``24 MB``."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def shorten(text: str, marks: int) -> str:
+    """The first ``marks`` characters, with an ellipsis where some were cut; white space made plain."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= marks else text[: marks - 1] + "…"
