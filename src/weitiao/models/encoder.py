@@ -1,15 +1,17 @@
 """The BERT family's encoder over packed batches: BERT, RoBERTa, XLM-R, and what shares their layout.
 
-Parameters carry the names that ``transformers.BertModel`` gives them, so a folder saved here opens there and the other
-way round. The mathematics is that of Devlin et al. 2019 (post-norm layers, GELU in its erf form).
+Parameters carry the names that ``transformers.BertModel`` gives them, so a folder saved here opens there and
+the other way round. The mathematics is that of Devlin et al. 2019 (post-norm layers, GELU in its erf form).
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from weitiao.models.kernels import Dropout, attention, dropout_add
 from weitiao.models.packed import Packed
@@ -62,7 +64,9 @@ class Embeddings(nn.Module):
 
     def forward(self, packed: Packed, dropout: Dropout | None) -> Tensor:
         x_TD = self.word_embeddings(packed.ids_T) + self.position_embeddings(packed.positions_T)
-        x_TD = self.LayerNorm(x_TD + self.token_type_embeddings.weight[0])
+        types = self.token_type_embeddings
+        x_TD = x_TD + (types.weight[0] if packed.types_T is None else types(packed.types_T))
+        x_TD = self.LayerNorm(x_TD)
         p = self.shape.hidden_dropout_prob
         return x_TD if dropout is None or p == 0 else x_TD * dropout.mask(x_TD, p)
 
@@ -84,7 +88,8 @@ class Attention(nn.Module):
         heads, p = self.shape.num_attention_heads, self.shape.attention_probs_dropout_prob
         context_TD = attention(q, k, v, packed, heads, dropout, p)
         y_TD = self.output["dense"](context_TD)
-        return _norm(self.output["LayerNorm"], dropout_add(y_TD, x_TD, dropout, self.shape.hidden_dropout_prob))
+        sum_TD = dropout_add(y_TD, x_TD, dropout, self.shape.hidden_dropout_prob)
+        return _norm(self.output["LayerNorm"], sum_TD)
 
 
 class Layer(nn.Module):
@@ -105,28 +110,93 @@ class Layer(nn.Module):
     def forward(self, x_TD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
         x_TD = self.attention(x_TD, packed, dropout)
         y_TD = self.output["dense"](F.gelu(self.intermediate["dense"](x_TD)))
-        return _norm(self.output["LayerNorm"], dropout_add(y_TD, x_TD, dropout, self.shape.hidden_dropout_prob))
+        sum_TD = dropout_add(y_TD, x_TD, dropout, self.shape.hidden_dropout_prob)
+        return _norm(self.output["LayerNorm"], sum_TD)
 
 
 def _norm(module: nn.Module, x_TD: Tensor) -> Tensor:
     """LayerNorm with fp32 statistics and weights, in the activations' dtype."""
     with torch.autocast(x_TD.device.type, enabled=False):
-        return module(x_TD)
+        if x_TD.device.type == "cpu":
+            return module(x_TD)
+        # Only the CPU's kernel takes activations and weights of different types.
+        return module(x_TD.to(module.weight.dtype)).to(x_TD.dtype)
 
 
 class Encoder(nn.Module):
-    """Packed token ids to hidden states: ``forward(packed) -> [T, D]``."""
+    """Packed token ids to hidden states: ``forward(packed) -> [T, D]``.
+
+    With ``checkpointing``, training keeps only what goes into each layer and computes the rest again in the
+    backward pass: less memory, a third more time, the same gradients.
+    """
+
+    checkpointing: bool = False
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.embeddings = Embeddings(shape)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))})
+        layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layer": layers})
 
-    def forward(self, packed: Packed, dropout: Dropout | None = None) -> Tensor:
-        x_TD = self.embeddings(packed, dropout)
-        if torch.is_autocast_enabled(x_TD.device.type):
-            x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
-        for layer in self.encoder["layer"]:
-            x_TD = layer(x_TD, packed, dropout)
+    def forward(
+        self,
+        packed: Packed,
+        dropout: Dropout | None = None,
+        *,
+        first_layer: int = 0,
+        hidden_TD: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states after the last layer, ``[T, D]``.
+
+        Args:
+            dropout: draws the masks; None when not training.
+            first_layer: start at this layer instead of at the embeddings.
+            hidden_TD: what to start with there, as ``lower(packed, first_layer)`` gave it.
+
+        Raises:
+            ValueError: a ``first_layer`` without ``hidden_TD``.
+        """
+        if hidden_TD is None:
+            if first_layer:
+                raise ValueError(f"first_layer={first_layer} needs the hidden states to start from")
+            hidden_TD = self.embeddings(packed, dropout)
+        x_TD = _activations(hidden_TD)
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
+        for layer in islice(self.encoder["layer"], first_layer, None):
+            if again:
+                x_TD = checkpoint(_Repeatable(layer, packed, dropout), x_TD, use_reentrant=False)
+            else:
+                x_TD = layer(x_TD, packed, dropout)
         return x_TD
+
+    @torch.no_grad()
+    def lower(self, packed: Packed, layers: int) -> Tensor:
+        """Hidden states after the embeddings and the first ``layers`` layers, ``[T, D]``, without dropout."""
+        x_TD = _activations(self.embeddings(packed, None))
+        for layer in islice(self.encoder["layer"], layers):
+            x_TD = layer(x_TD, packed, None)
+        return x_TD
+
+
+class _Repeatable:
+    """A layer that draws the same dropout masks when it is run again."""
+
+    def __init__(self, layer: nn.Module, packed: Packed, dropout: Dropout | None) -> None:
+        self.layer, self.packed, self.dropout = layer, packed, dropout
+        self.state: Any = None
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        if self.dropout is None:
+            return self.layer(x_TD, self.packed, None)
+        if self.state is None:
+            self.state = self.dropout.bits.state
+            return self.layer(x_TD, self.packed, self.dropout)
+        with self.dropout.replay(self.state):
+            return self.layer(x_TD, self.packed, self.dropout)
+
+
+def _activations(x_TD: Tensor) -> Tensor:
+    """In the type that autocast computes in, where it is on."""
+    device = x_TD.device.type
+    return x_TD.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x_TD

@@ -1,23 +1,26 @@
 """Attention and dropout for packed batches, with their own backward passes.
 
-Measured on a CPU (see LAB_LOG.md): the backward pass of ``scaled_dot_product_attention`` takes five to ten times its
-forward pass there, softmax in bf16 ten times the one in fp32, and drawing a dropout mask as long as a matrix product.
-So attention is written out in matrix products with the softmax in fp32, and dropout masks come from a fast counter
-generator, 16 bits an element.
+Measured on a CPU (see LAB_LOG.md): the backward pass of ``scaled_dot_product_attention`` takes five to ten
+times its forward pass there, softmax in bf16 ten times the one in fp32, and drawing a dropout mask as long as
+a matrix product. So attention is written out in matrix products with the softmax in fp32, and dropout masks
+come from a fast counter generator, 16 bits an element.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from weitiao.models.packed import Group, Packed
 
 
 class Dropout:
-    """Draws dropout masks. Seeded by (seed, step), so a resumed run draws the same masks without saved state."""
+    """Draws dropout masks. Seeded by (seed, step): a resumed run draws the same masks without saved state."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -27,10 +30,21 @@ class Dropout:
         """Begin the stream of masks of one optimizer step."""
         self.bits = np.random.SFC64(np.random.SeedSequence([self.seed, step]))
 
-    def mask(self, like: Tensor, probability: float) -> Tensor:
-        """A tensor of ``like``'s shape and dtype, 0 with the given probability and 1 / (1 - probability) elsewhere.
+    @contextmanager
+    def replay(self, state: Any) -> Iterator[None]:
+        """Draw again the masks that followed ``state``; afterwards the stream goes on where it was."""
+        now = self.bits.state
+        self.bits.state = state
+        try:
+            yield
+        finally:
+            self.bits.state = now
 
-        In 16-bit types the factor is rounded first and the probability follows it, so that the mean stays exactly 1.
+    def mask(self, like: Tensor, probability: float) -> Tensor:
+        """Of ``like``'s shape and dtype: 0 with the given probability, 1 / (1 - probability) elsewhere.
+
+        In 16-bit types the factor is rounded first and the probability follows it, in steps of 2 ** -15, so
+        that the mean stays 1 to a part in 2 ** 15.
         """
         if like.device.type != "cpu":
             return F.dropout(torch.ones_like(like), probability, training=True)
@@ -50,13 +64,20 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q_TD: Tensor, k_TD: Tensor, v_TD: Tensor, packed: Packed, heads: int, dropout: Dropout | None, p: float
+        ctx: Any,
+        q_TD: Tensor,
+        k_TD: Tensor,
+        v_TD: Tensor,
+        packed: Packed,
+        heads: int,
+        dropout: Dropout | None,
+        p: float,
     ) -> Tensor:
         out_TD = torch.empty_like(q_TD)
         saved: list[Tensor | None] = []
         for group in packed.groups:
             q, k, v = (_apart(x, group, heads) for x in (q_TD, k_TD, v_TD))
-            probs = torch.bmm(q, k.transpose(1, 2)).float().mul_(q.shape[-1] ** -0.5)
+            probs = _wide(torch.bmm(q, k.transpose(1, 2))).mul_(q.shape[-1] ** -0.5)
             if group.bias_B1L is not None:
                 probs.view(group.batch, heads, group.length, -1).add_(group.bias_B1L.unsqueeze(1))
             probs = torch.softmax(probs, -1)
@@ -72,6 +93,7 @@ class _Attention(torch.autograd.Function):
         return out_TD
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         heads, saved = ctx.heads, ctx.saved_tensors
         grads = [torch.empty_like(grad_TD) for _ in range(3)]
@@ -81,16 +103,22 @@ class _Attention(torch.autograd.Function):
             dropped = probs.to(v.dtype)
             grad_probs = torch.bmm(grad, v.transpose(1, 2))
             if mask is not None:
-                dropped = dropped.mul_(mask)
+                # Not in place: in fp32 ``dropped`` is ``probs`` itself, which the softmax's gradient needs.
+                dropped = dropped * mask
                 grad_probs.mul_(mask)
             grad_v = torch.bmm(dropped.transpose(1, 2), grad)
             # The softmax's own gradient, p * (g - sum(g * p)), in fp32 like its forward pass.
-            scores = torch._softmax_backward_data(grad_probs.float(), probs, -1, torch.float32)
+            scores = torch._softmax_backward_data(_wide(grad_probs), probs, -1, probs.dtype)
             scores = scores.mul_(q.shape[-1] ** -0.5).to(q.dtype)
             _together(torch.bmm(scores, k), group, heads, grads[0])
             _together(torch.bmm(scores.transpose(1, 2), q), group, heads, grads[1])
             _together(grad_v, group, heads, grads[2])
         return (*grads, None, None, None, None)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """fp32, or float64 where ``x`` is that."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _apart(x_TD: Tensor, group: Group, heads: int, zero_padding: bool = False) -> Tensor:
@@ -99,7 +127,8 @@ def _apart(x_TD: Tensor, group: Group, heads: int, zero_padding: bool = False) -
     if group.padded_BL is not None:
         if zero_padding:
             assert group.real_t is not None
-            rows = rows.new_zeros(group.batch * group.length, rows.shape[1]).index_copy_(0, group.real_t, rows)
+            cells = rows.new_zeros(group.batch * group.length, rows.shape[1])
+            rows = cells.index_copy_(0, group.real_t, rows)
         else:
             rows = rows.index_select(0, group.padded_BL)
     split = rows.view(group.batch, group.length, heads, -1).transpose(1, 2)

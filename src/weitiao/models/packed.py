@@ -1,7 +1,7 @@
 """Packed batches: the tokens of several texts in one flat row, without padding.
 
-Linear layers, normalisation and dropout see only real tokens. Attention alone needs texts apart: texts of similar
-length form a group ``[B, L]``, so what little padding there is costs only the cheap part of a layer.
+Linear layers, normalisation and dropout see only real tokens. Attention alone needs texts apart: texts of
+similar length form a group ``[B, L]``, so what little padding there is costs only the cheap part of a layer.
 
 Shapes: T tokens in the batch, B texts, L the longest text of a group, H heads, D hidden size, d = D / H.
 """
@@ -18,9 +18,10 @@ from torch import Tensor
 class Group:
     """A run of neighbouring texts whose attention is computed together.
 
-    ``first`` and ``last`` bound its tokens in the flat row. Where the texts differ in length, ``padded_BL`` gives for
-    each cell of the rectangle the token in it (padding repeats token 0), ``real_t`` the cells that hold tokens, and
-    ``bias_B1L`` is 0 for tokens and -inf for padding; where all lengths are equal they are None and no copy is made.
+    ``first`` and ``last`` bound its tokens in the flat row. Where the texts differ in length, ``padded_BL``
+    (flat) gives for each cell of the rectangle the token in it (padding repeats token 0), ``real_t`` the
+    cells that hold tokens, and ``bias_B1L`` is 0 for tokens and -inf for padding; where all lengths are equal
+    they are None and no copy is made.
     """
 
     first: int
@@ -34,12 +35,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Packed:
-    """One micro-batch of texts, sorted by length. ``ids_T`` and ``positions_T`` are int64 ``[T]``."""
+    """One micro-batch of texts, sorted by length.
+
+    ``ids_T`` and ``positions_T`` are int64 ``[T]``, and so is ``types_T``, each token's segment (0 for the
+    first text of a pair, 1 for the second); None where all are 0.
+    """
 
     ids_T: Tensor
     positions_T: Tensor
     lengths_B: Tensor
     groups: tuple[Group, ...]
+    types_T: Tensor | None = None
 
     @cached_property
     def starts_B(self) -> Tensor:
@@ -49,7 +55,8 @@ class Packed:
     @cached_property
     def owner_T(self) -> Tensor:
         """The text each token belongs to, ``[T]``."""
-        return torch.repeat_interleave(torch.arange(len(self.lengths_B), device=self.ids_T.device), self.lengths_B)
+        texts = torch.arange(len(self.lengths_B), device=self.ids_T.device)
+        return torch.repeat_interleave(texts, self.lengths_B)
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same batch on another device."""
@@ -64,27 +71,34 @@ class Packed:
             for g in self.groups
         )
         ids, positions, lengths = (t.to(device) for t in (self.ids_T, self.positions_T, self.lengths_B))
-        return Packed(ids, positions, lengths, groups)
+        return Packed(ids, positions, lengths, groups, move(self.types_T))
 
 
-def pack(ids: list[np.ndarray], first_position: int = 0) -> Packed:
-    """Pack token ids of texts that are already sorted by length.
+def pack(ids: list[np.ndarray], first_position: int = 0, types: list[np.ndarray] | None = None) -> Packed:
+    """Pack token ids of texts, which should be sorted by length: in another order groups hold more padding.
 
     Args:
         ids: one int array a text, none empty.
         first_position: the position id of a text's first token (0 for BERT, padding id + 1 for RoBERTa).
+        types: one int array a text, its tokens' segments; None where all are 0.
     """
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    flat = np.concatenate(ids).astype(np.int64, copy=False)
+    flat = _flat(ids)
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(len(flat)) - np.repeat(starts, lengths) + first_position
     groups = tuple(_group(starts, lengths, a, b) for a, b in _bounds(lengths))
-    return Packed(torch.from_numpy(flat), torch.from_numpy(positions), torch.from_numpy(lengths), groups)
+    types_T = None if types is None else torch.from_numpy(_flat(types))
+    ids_T, positions_T, lengths_B = map(torch.from_numpy, (flat, positions, lengths))
+    return Packed(ids_T, positions_T, lengths_B, groups, types_T)
+
+
+def _flat(rows: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(rows).astype(np.int64, copy=False)
 
 
 def _bounds(lengths: np.ndarray, waste: float = 0.3, smallest: int = 8) -> list[tuple[int, int]]:
-    """Cut sorted lengths into runs. A run ends when padding would exceed ``waste`` of it, but not below ``smallest``
-    texts: a call costs more than a little padding does."""
+    """Cut sorted lengths into runs. A run ends when padding would exceed ``waste`` of it, but not below
+    ``smallest`` texts: a call costs more than a little padding does."""
     bounds, start = [], 0
     for end in range(1, len(lengths) + 1):
         if end == len(lengths):

@@ -1,0 +1,21 @@
+"""Weitiao (微调): fine-tune language models on an ordinary machine.
+
+>>> import weitiao
+>>> run = weitiao.finetune(data="reviews.csv", task="text-classification")  # doctest: +SKIP
+>>> run.predict(["物流很快"])  # doctest: +SKIP
+[{'label': 'positive', 'score': 0.98}]
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["evaluate", "finetune", "load", "predict"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on use: ``import weitiao`` must not import torch.
+    if name in __all__:
+        from weitiao import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'weitiao' has no attribute '{name}'")

@@ -1,0 +1,90 @@
+"""The Python API: the same stages as the command line, called as functions."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.config import build
+from weitiao.core.events import Event
+from weitiao.stages._predictor import Run
+
+
+def finetune(data: Any = "", *, output: str | Path = "", show: bool = True, **settings: Any) -> Run:
+    """Fine-tune on a table and return the run.
+
+    Args:
+        data: a path, a pandas DataFrame, a ``datasets.Dataset`` or a list of dicts. What is not a path is kept in the
+            run folder as ``data/train.parquet``, so that the run can be reproduced.
+        output: the run folder; ``runs/<data>`` if not given.
+        show: print progress.
+        settings: the settings of ``weitiao finetune --help``, with underscores; ``test_data`` may be a table too.
+
+    Raises:
+        WeitiaoError: an unknown setting, or anything wrong with the data.
+    """
+    from weitiao.stages import finetune as stage
+
+    folder = Path(output or _free_folder(data))
+    values: dict[str, Any] = {"output": str(folder), **settings}
+    for role, source in (("data", data), *((k, settings[k]) for k in ("test_data", "dev_data") if k in settings)):
+        values[role] = _as_path(source, folder, {"data": "train"}.get(role, role.removesuffix("_data")))
+    _consume(stage.run(build(stage.Config, {k: v for k, v in values.items() if v != ""})), show)
+    return Run(folder)
+
+
+def evaluate(run: str | Path | Run, data: Any, *, show: bool = False, **settings: Any) -> dict[str, Any]:
+    """Score a run on a table. Returns the scores by name."""
+    from weitiao.stages import evaluate as stage
+
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    path = _as_path(data, folder / "evaluation", "data")
+    events = _consume(stage.run(build(stage.Config, {"run": str(folder), "data": path, **settings})), show)
+    return events[-1].as_json()["result"]["scores"]
+
+
+def predict(run: str | Path | Run, texts: Sequence[Any]) -> list[Any]:
+    """Answers for some texts; see ``Run.predict``."""
+    return (run if isinstance(run, Run) else Run(run)).predict(texts)
+
+
+def load(folder: str | Path) -> Run:
+    """A run that was trained before."""
+    return Run(folder)
+
+
+def _consume(events: Iterator[Event], show: bool) -> list[Event]:
+    if not show:
+        return list(events)
+    from weitiao.reporting.terminal import show as show_events
+
+    kept: list[Event] = []
+
+    def keep() -> Iterator[Event]:
+        for event in events:
+            kept.append(event)
+            yield event
+
+    show_events(keep())
+    return kept
+
+
+def _as_path(source: Any, folder: Path, name: str) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    path = folder / "data" / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, list):
+        import pandas
+
+        source = pandas.DataFrame(source)
+    source.to_parquet(path)
+    return str(path)
+
+
+def _free_folder(data: Any) -> Path:
+    """``runs/<data>``, or with a number behind it where that is taken."""
+    stem = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "run"
+    folder, number = Path("runs") / (stem or "run"), 2
+    while (folder / "config.yaml").exists():
+        folder, number = Path("runs") / f"{stem}-{number}", number + 1
+    return folder

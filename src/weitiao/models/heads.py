@@ -1,0 +1,117 @@
+"""Heads: from the backbone's hidden states to a task's outputs.
+
+A head reads packed hidden states ``[T, D]`` in fp32 and a batch. Pooling: ``mean`` over a text's tokens (what e5 and
+most sentence encoders were trained with), ``cls`` its first token, ``own`` the architecture's pooler (first token,
+dense, tanh), which ``transformers`` has under its classification heads.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weitiao.models.kernels import Dropout
+from weitiao.models.packed import Packed
+
+POOLINGS = ("mean", "cls", "own")
+
+
+class Head(nn.Module):
+    """The base of heads. ``features`` is what a linear probe is fitted on; ``linear`` the layer it is put into."""
+
+    linear: nn.Linear | None
+    dropout_probability: float
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.dropout_probability = None, 0.1
+
+    def features(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None) -> Tensor:
+        """What the last layer sees, ``[B, F]`` or ``[T, F]``."""
+        raise NotImplementedError
+
+    def forward(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None) -> Tensor:
+        """Logits ``[B, C]`` or ``[T, C]``."""
+        x = self.features(hidden_TD, packed, marks_T)
+        if dropout is not None and self.dropout_probability > 0:
+            x = x * dropout.mask(x, self.dropout_probability)
+        assert self.linear is not None
+        return self.linear(x)
+
+    def _last(self, size: int, outputs: int) -> nn.Linear:
+        layer = nn.Linear(size, outputs)
+        nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+        return layer
+
+
+def pool(hidden_TD: Tensor, packed: Packed, pooling: str) -> Tensor:
+    """One vector a text, ``[B, D]``: the mean of its tokens, or its first token."""
+    if pooling != "mean":
+        return hidden_TD[packed.starts_B]
+    total_BD = hidden_TD.new_zeros(len(packed.lengths_B), hidden_TD.shape[1]).index_add(0, packed.owner_T, hidden_TD)
+    return total_BD / packed.lengths_B.unsqueeze(1)
+
+
+class PooledHead(Head):
+    """One answer a text: pooling, dropout, linear."""
+
+    def __init__(self, size: int, outputs: int, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.pooler = nn.Linear(size, size) if pooling == "own" else None
+        if self.pooler is not None:
+            nn.init.normal_(self.pooler.weight, std=0.02)
+            nn.init.zeros_(self.pooler.bias)
+        self.linear = self._last(size, outputs)
+
+    def features(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None) -> Tensor:
+        x_BD = pool(hidden_TD, packed, self.pooling)
+        return x_BD if self.pooler is None else torch.tanh(self.pooler(x_BD))
+
+
+class TokenHead(Head):
+    """One answer a token: dropout, linear. The same function as ``transformers``' token classification."""
+
+    def __init__(self, size: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = self._last(size, outputs)
+
+    def features(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None) -> Tensor:
+        return hidden_TD
+
+
+class MarkerHead(Head):
+    """One answer a text from its marked tokens: their states side by side (Baldini Soares et al. 2019), linear."""
+
+    def __init__(self, size: int, outputs: int, marks: int = 2) -> None:
+        super().__init__()
+        self.marks = marks
+        self.linear = self._last(size * marks, outputs)
+
+    def features(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None) -> Tensor:
+        assert marks_T is not None
+        return hidden_TD[marks_T].flatten(1)
+
+
+class EmbeddingHead(Head):
+    """A unit vector a text; it has no parameters of its own. Outputs ``[texts, D]``."""
+
+    def __init__(self, pooling: str) -> None:
+        super().__init__()
+        self.pooling = "mean" if pooling == "own" else pooling
+
+    def forward(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None) -> Tensor:
+        return F.normalize(pool(hidden_TD, packed, self.pooling), dim=-1)
+
+
+def make_head(kind: dict[str, Any], size: int) -> Head:
+    """A head from the description that is saved with a model: ``{"type", "outputs", "pooling"}``."""
+    if kind["type"] == "pooled":
+        return PooledHead(size, kind["outputs"], kind["pooling"])
+    if kind["type"] == "token":
+        return TokenHead(size, kind["outputs"])
+    if kind["type"] == "marker":
+        return MarkerHead(size, kind["outputs"])
+    return EmbeddingHead(kind["pooling"])

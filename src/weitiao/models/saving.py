@@ -1,0 +1,138 @@
+"""A model folder: opens in ``transformers`` (or ``peft``) as far as the same function exists there, and in Weitiao whole.
+
+``weitiao.json`` describes what lies beside the weights: task, answers, head, the tuning method and its base.
+
+* The head computes what a ``transformers`` class does: one ``model.safetensors`` under that class's names.
+* It does not (mean pooling, marked tokens): the backbone alone in ``model.safetensors``, ``head.safetensors`` beside it.
+* An adapter: ``adapter_config.json``, ``adapter_model.safetensors``, ``head.safetensors``; the base is named and hashed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.messages import say
+from weitiao.core.runs import write_json
+from weitiao.models.backbone import TextModel
+from weitiao.models.encoder import Encoder
+from weitiao.models.heads import Head, PooledHead, TokenHead
+
+DESCRIPTION = "weitiao.json"
+HEAD_FILE = "head.safetensors"
+
+
+def transformers_class(model: TextModel) -> str:
+    """The ``transformers`` class that computes the same function, head included; "" where there is none."""
+    if not isinstance(model.backbone, Encoder):
+        return ""
+    prefix = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+    family = prefix[model.config["model_type"]]
+    if isinstance(model.head, TokenHead):
+        return f"{family}ForTokenClassification"
+    if isinstance(model.head, PooledHead) and model.head.pooling == "own" and family == "Bert":
+        return "BertForSequenceClassification"
+    return ""
+
+
+def save_weights(folder: Path, model: TextModel, names: list[str], problem: str) -> None:
+    """Write ``config.json`` and the weights of a whole model.
+
+    Args:
+        names: the class names, for ``id2label``.
+        problem: ``single_label_classification``, ``multi_label_classification`` or ``regression``.
+    """
+    backbone = model.backbone.state_dict() if isinstance(model.backbone, Encoder) else model.backbone.model.state_dict()
+    config = {key: value for key, value in model.config.items() if key not in ("_name_or_path", "quantization_config")}
+    config["dtype"] = "float32"
+    config.pop("torch_dtype", None)
+    whole = transformers_class(model)
+    if whole:
+        prefix = "bert." if whole.startswith("Bert") else "roberta."
+        tensors = {prefix + name: tensor for name, tensor in backbone.items()} | _head_there(model.head, prefix)
+        config |= {"architectures": [whole], "problem_type": problem, "classifier_dropout": model.head.dropout_probability}
+    else:
+        tensors = dict(backbone)
+        save_head(folder, model.head)
+        if isinstance(model.backbone, Encoder):
+            config["architectures"] = [type_of(config) + "Model"]
+    if names:
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+    elif problem == "regression":
+        config |= {"id2label": {"0": "value"}, "label2id": {"value": 0}}
+    write_json(folder / "config.json", config)
+    save_file(_contiguous(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def type_of(config: dict[str, Any]) -> str:
+    """``Bert`` for a config of type ``bert``, and so on."""
+    return {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}[config["model_type"]]
+
+
+def save_head(folder: Path, head: Head) -> None:
+    """Write a head's parameters; nothing for one that has none."""
+    tensors = _contiguous(head.state_dict())
+    if tensors:
+        save_file(tensors, folder / HEAD_FILE, metadata={"format": "pt"})
+
+
+def load_head(folder: Path, head: nn.Module, beside: dict[str, Tensor]) -> None:
+    """Read a head's parameters from its own file, or from the names ``transformers`` gives them.
+
+    Args:
+        beside: the tensors of the model's weights that the backbone did not take.
+
+    Raises:
+        WeitiaoError: a parameter is missing or of another size.
+    """
+    path = folder / HEAD_FILE
+    there = {"classifier.weight": "linear.weight", "classifier.bias": "linear.bias",
+             "pooler.dense.weight": "pooler.weight", "pooler.dense.bias": "pooler.bias"}  # fmt: skip
+    tensors = load_file(path) if path.exists() else {there[n]: t for n, t in beside.items() if n in there}
+    wanted = head.state_dict()
+    wrong = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
+    if wrong:
+        raise WeitiaoError(say(f"{folder}: the head lacks {wrong[0]}, or its size is wrong", f"{folder}：分类头缺少 {wrong[0]} 或尺寸不符"))
+    head.load_state_dict({name: tensors[name] for name in wanted})
+
+
+def start_pooler(head: Head, beside: dict[str, Tensor]) -> None:
+    """Begin the ``own`` pooling from the pretrained pooler, where the weights have one."""
+    weight = beside.get("pooler.dense.weight")
+    if isinstance(head, PooledHead) and head.pooler is not None and weight is not None:
+        head.pooler.load_state_dict({"weight": weight, "bias": beside["pooler.dense.bias"]})
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """``weitiao.json`` of a model folder.
+
+    Raises:
+        WeitiaoError: there is none, or it is damaged.
+    """
+    path = folder / DESCRIPTION
+    if not path.exists():
+        raise WeitiaoError(
+            say(f"{folder} is not a Weitiao model: there is no {DESCRIPTION}", f"{folder} 不是微调保存的模型：没有 {DESCRIPTION}")
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise WeitiaoError(say(f"{path} is damaged. Train or copy the model again", f"{path} 已损坏。请重新训练或复制模型")) from None
+
+
+def _head_there(head: Head, prefix: str) -> dict[str, Tensor]:
+    """A head's parameters under the names that ``transformers`` gives them."""
+    assert head.linear is not None
+    tensors: dict[str, Tensor] = {"classifier.weight": head.linear.weight, "classifier.bias": head.linear.bias}
+    if isinstance(head, PooledHead) and head.pooler is not None:
+        tensors[f"{prefix}pooler.dense.weight"] = head.pooler.weight
+        tensors[f"{prefix}pooler.dense.bias"] = head.pooler.bias
+    return tensors
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

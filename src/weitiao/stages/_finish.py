@@ -1,0 +1,95 @@
+"""The end of a run: scores of the saved model, errors, report and model card."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from weitiao.core.device import peak_memory_bytes
+from weitiao.core.events import Event, NoteEvent, ProgressEvent, ResultEvent
+from weitiao.core.messages import say
+from weitiao.core.runs import write_json
+from weitiao.evaluation.base import write_errors
+from weitiao.models.known import KNOWN
+from weitiao.reporting.card import write_card
+from weitiao.reporting.page import write_report
+from weitiao.training.outputs import outputs_of
+
+if TYPE_CHECKING:
+    from weitiao.stages._training import Training
+
+
+def evaluate_and_report(run: "Training", description: dict[str, Any]) -> Iterator[Event]:
+    """Score the saved model on the held-out parts, in fp32 as it will predict; write everything that is for people."""
+    majority = run.task.majority(run.data.records["train"], run.answers)
+    reports: dict[str, Any] = {}
+    splits = [name for name in ("dev", "test") if name in run.data.encoded]
+    for number, split in enumerate(splits):
+        yield ProgressEvent(say("evaluating", "评估"), number, len(splits))
+        encoded, records = run.data.encoded[split], run.data.records[split]
+        predictions = run.task.predictions(outputs_of(run.saved, encoded), encoded, records, run.answers)
+        reports[split] = run.evaluation.report(predictions, train_majority=majority, seed=run.config.seed)
+        if split == splits[-1]:
+            write_errors(run.folder / "errors.csv", run.evaluation.worst_errors(predictions))
+    yield ProgressEvent(say("evaluating", "评估"), len(splits), len(splits))
+    metrics = _metrics(run, reports, description)
+    write_json(run.folder / "metrics.json", metrics)
+    if splits:
+        yield NoteEvent(run.evaluation.report_text(reports[splits[-1]]))
+    # The recorder has the events so far, which is what the report draws.
+    write_card(run.folder)
+    write_report(run.folder)
+    output = run.folder
+    yield NoteEvent(say(f"Run folder: {output}   report: {output / 'report.html'}", f"运行目录：{output}   报告：{output / 'report.html'}"))
+    yield ResultEvent(str(output), {"monitor": run.monitor, "scores": {s: r["scores"] for s, r in reports.items()}})
+
+
+def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, Any]) -> dict[str, Any]:
+    every, trained = run.parameters()
+    known = KNOWN.get(run.config.model)
+    tokens, seconds = sum(t for t, _ in run.speeds), sum(s for _, s in run.speeds)
+    cost: dict[str, Any] = {"actual_seconds": run.trained_seconds, "actual_memory_bytes": peak_memory_bytes()}
+    if run.estimate is not None:
+        cost |= {"estimated_seconds": run.estimate.seconds, "estimated_memory_bytes": run.estimate.memory_bytes}
+    if seconds:
+        cost["tokens_per_second"] = tokens / seconds
+    return {
+        "task": run.task.name,
+        "model": {
+            "name": run.config.model,
+            "route": run.source.route,
+            "tuning": run.config.tuning,
+            "pooling": run.head_kind["pooling"],
+            "opens_in_transformers": _opens(run, description),
+            "parameters": every,
+            "trained_parameters": trained,
+            "saved_logit_difference": run.saved_difference,
+            **({"license": known.licence, "hub_id": known.hub_id} if known else {}),
+        },
+        "data": run.data.sources,
+        "data_findings": [
+            {"code": f.code, "count": f.count, "message": f.message, "rows": f.rows} for f in run.data.findings
+        ],
+        "evaluation": reports,
+        "monitor": run.monitor,
+        "engagement": run.moved,
+        "cost": cost,
+        "environment": run.environment(),
+        "seed": run.config.seed,
+    }
+
+
+def _opens(run: "Training", description: dict[str, Any]) -> str:
+    """What of the model folder opens elsewhere, for the model card."""
+    if run.tuning.saves_adapter:
+        return say(
+            "The adapter opens in peft over the base model (PeftModel.from_pretrained); the head lies beside it in head.safetensors.",
+            "适配器可用 peft 加载到基座模型上（PeftModel.from_pretrained）；分类头在 head.safetensors 中。",
+        )
+    if description["transformers_class"]:
+        name = description["transformers_class"]
+        return say(f"The folder opens as it is: {name}.from_pretrained.", f"该目录可直接打开：{name}.from_pretrained。")
+    return say(
+        "The backbone opens with AutoModel.from_pretrained; transformers has no class with this head, which lies beside "
+        f"it in head.safetensors (pooling: {run.head_kind['pooling']}, then one linear layer).",
+        "主干可用 AutoModel.from_pretrained 打开；transformers 没有与此分类头相同的类，它在 head.safetensors 中"
+        f"（汇聚方式：{run.head_kind['pooling']}，之后一个线性层）。",
+    )

@@ -1,0 +1,149 @@
+"""A trained model in memory: loaded from its folder, ready to answer. What ``weitiao.load`` returns."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.config import make_member
+from weitiao.core.errors import BadRow, WeitiaoError
+from weitiao.core.events import Event, ProgressEvent
+from weitiao.core.messages import say
+from weitiao.core.runs import read_events, read_json
+from weitiao.data.encode import Encoded, load_tokenizer
+from weitiao.models.backbone import TextModel, open_backbone
+from weitiao.models.heads import make_head
+from weitiao.models.known import check_folder, resolve_model
+from weitiao.models.saving import load_head, read_description
+from weitiao.tasks.base import Answers, Task
+from weitiao.training.outputs import outputs_of
+
+
+class Run:
+    """A run folder (or a model folder) and its model, loaded when first used."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.model_folder = self.folder / "model" if (self.folder / "model").is_dir() else self.folder
+        if not self.folder.exists():
+            raise WeitiaoError(say(f"No such run: {folder}", f"找不到运行目录：{folder}"))
+        self.description = read_description(self.model_folder)
+        check_folder(self.model_folder)
+        self.task: Task = make_member("tasks", self.description["task"], self.description["task_options"])
+        self.answers = Answers(**self.description["answers"])
+        self._loaded: tuple[TextModel, Any] | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """``metrics.json``."""
+        return read_json(self.folder / "metrics.json")
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """``events.jsonl``, oldest first."""
+        return read_events(self.folder)
+
+    @property
+    def model(self) -> TextModel:
+        """The model, in evaluation mode."""
+        return self._load()[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer``."""
+        return self._load()[1]
+
+    def predict(self, texts: Sequence[Any]) -> list[Any]:
+        """Answers for texts (pairs as ``(a, b)``; relations as text with <e1>, <e2>, or ``(text, head, tail)``).
+
+        Returns:
+            classification: ``{"label", "score"}`` each; spans: a list of ``{"entity_group", "word", "start", "end",
+            "score"}`` each.
+
+        Raises:
+            WeitiaoError: an item is not what the task reads.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        records = [self._record(item, number) for number, item in enumerate(texts)]
+        if not records:
+            return []
+        encoded, outputs = self.outputs(records)
+        columns = {key: [record[key] for record in records] for key in records[0]}
+        return self.task.answers(outputs, encoded, columns, self.answers)
+
+    def outputs(self, records: Any) -> tuple[Encoded, list[Any]]:
+        """The encoded records, and the model's outputs for each."""
+        labelled = self.task.label_key in (records[0] if isinstance(records, list) else records.column_names)
+        encoded = self.task.encode(
+            records, self.tokenizer, self.description["max_length"], self.answers if labelled else None
+        )
+        return encoded, outputs_of(self.model, encoded)
+
+    def _record(self, item: Any, number: int) -> dict[str, Any]:
+        roles = [c.role for c in self.task.columns if c.role not in (self.task.label_key, "label")]
+        row = item if isinstance(item, dict) else dict(zip(roles, [item] if isinstance(item, str) else item, strict=False))
+        try:
+            record = self.task.example({role: row.get(role) for role in roles})
+        except BadRow as error:
+            raise WeitiaoError(say(f"text {number + 1}: {error.reason}", f"第 {number + 1} 条：{error.reason}")) from None
+        return {**record, "row_number": number + 1}
+
+    def _load(self) -> tuple[TextModel, Any]:
+        if self._loaded is None:
+            self._loaded = load_model(self.model_folder, self.description), load_tokenizer(self.model_folder)
+        return self._loaded
+
+
+def load_model(folder: Path, description: dict[str, Any]) -> TextModel:
+    """The model in a folder that Weitiao wrote, in evaluation mode.
+
+    Raises:
+        WeitiaoError: the weights do not fit, or an adapter's base is not the one it was trained on.
+    """
+    tuning = make_member("tuning", description["tuning"], description["tuning_options"])
+    source = _base(description) if tuning.saves_adapter else folder
+    backbone, config, beside = open_backbone(source)
+    head = make_head(description["head"], backbone.shape.hidden_size)
+    model = TextModel(backbone, head, config)
+    if tuning.saves_adapter:
+        tuning.apply(model)
+        tuning.load_adapter(model, folder)
+    load_head(folder, head, beside if not tuning.saves_adapter else {})
+    return model.eval().requires_grad_(False)
+
+
+def _base(description: dict[str, Any]) -> Path:
+    """The folder of an adapter's base, which must be the very weights it was trained on."""
+    base = description["base"]
+    folder = resolve_model(base["name"]).path
+    found = weights_hash(folder)
+    if found != base["sha256"]:
+        raise WeitiaoError(
+            say(
+                f"The adapter was trained on other weights of {base['name']} (sha256 {base['sha256'][:12]}, here "
+                f"{found[:12]}): fetch those, or train again",
+                f"适配器是在另一份 {base['name']} 权重上训练的（sha256 {base['sha256'][:12]}，此处 {found[:12]}）："
+                "请取得那份权重，或重新训练",
+            )
+        )
+    return folder
+
+
+def weights_hash(folder: Path) -> str:
+    """The SHA-256 of a model's first weights file; taken from the cache's manifest where it is there."""
+    from weitiao.core.runs import sha256
+
+    file = sorted(folder.glob("model*.safetensors"))[0]
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        entry = read_json(manifest).get("files", {}).get(file.name)
+        if entry:
+            return entry["sha256"] if isinstance(entry, dict) else entry
+    return sha256(file)
+
+
+def outputs_in_parts(run: Run, records: Any, rows: int = 2000) -> Iterator[Event | tuple[Encoded, list[Any]]]:
+    """Run records through the model part by part, with progress between; each part's ``(encoded, outputs)``."""
+    for start in range(0, len(records), rows):
+        yield ProgressEvent(say("predicting", "预测"), start, len(records))
+        yield run.outputs(records.select(range(start, min(start + rows, len(records)))))
+    yield ProgressEvent(say("predicting", "预测"), len(records), len(records))

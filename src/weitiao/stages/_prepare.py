@@ -1,0 +1,115 @@
+"""From a source to what is trained on: tables, records, splits, findings, answers, token ids."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.errors import BadRow, WeitiaoError
+from weitiao.core.events import Event, NoteEvent, ProgressEvent
+from weitiao.core.messages import say
+from weitiao.data.encode import Encoded
+from weitiao.data.known import resolve_data
+from weitiao.data.quality import Finding, check_labels, inspect
+from weitiao.data.readers import read_splits, read_table
+from weitiao.data.splits import column, split
+from weitiao.data.table import Table, make_records
+from weitiao.tasks.base import Answers, Task
+
+SMALLEST_FOR_DEV = 200  # below it, a tenth is too few texts to choose a checkpoint by
+
+
+@dataclass
+class Prepared:
+    """Records of each split (``train``, ``dev``, ``test``; dev may be missing) and what was learnt of them."""
+
+    records: dict[str, Any]
+    sources: dict[str, dict[str, Any]]
+    answers: Answers
+    findings: list[Finding] = field(default_factory=list)
+    encoded: dict[str, Encoded] = field(default_factory=dict)
+
+
+def read(task: Task, source: Any, columns: dict[str, str], skip_bad_rows: bool) -> tuple[Any, Table, list[BadRow]]:
+    """One table as the task's records."""
+    table = source if isinstance(source, Table) else read_table(_located(source), skip_bad_rows=skip_bad_rows)
+    records, bad = make_records(table, table.find(task.columns, columns), task.example, skip_bad_rows=skip_bad_rows)
+    return records, table, [*table.bad_rows, *bad]
+
+
+def _located(source: Any) -> Any:
+    return resolve_data(source).path if isinstance(source, str | Path) else source
+
+
+def prepare(task: Task, config: Any) -> Iterator[Event | Prepared]:
+    """Read, split and check; the last item is the ``Prepared``.
+
+    Raises:
+        WeitiaoError: the data cannot be used (see ``data.readers`` and ``data.quality``).
+    """
+    options = {"skip_bad_rows": config.skip_bad_rows}
+    tables: dict[str, Any] = dict(read_splits(_located(config.data), **options))
+    if "train" not in tables:
+        raise WeitiaoError(
+            say(f"{config.data} has no training table, only: {', '.join(tables)}", f"{config.data} 中没有训练表，只有：{', '.join(tables)}")
+        )
+    tables = {"train": tables["train"], "dev": tables.get("validation"), "test": tables.get("test")}
+    for name, path in (("dev", config.dev_data), ("test", config.test_data)):
+        if path:
+            tables[name] = path
+    records: dict[str, Any] = {}
+    sources: dict[str, dict[str, Any]] = {}
+    for name, source in tables.items():
+        if source is None:
+            continue
+        records[name], table, bad = read(task, source, config.columns, config.skip_bad_rows)
+        sources[name] = {"name": Path(table.name).name, "sha256": table.sha256}
+        if bad:
+            yield NoteEvent(_skipped(table.name, bad), "warning")
+    yield from _split(task, config, records, sources)
+    for name in records:
+        sources[name]["rows"] = len(records[name])
+    labels = {name: column(part, task.label_key) for name, part in records.items()}
+    answers = task.learn({task.label_key: labels["train"]})
+    if answers.kind != "values":
+        for name in labels:
+            check_labels(labels["train"], labels[name] if name != "train" else None)
+    yield Prepared(records, sources, answers)
+
+
+def _split(task: Task, config: Any, records: dict[str, Any], sources: dict[str, dict[str, Any]]) -> Iterator[Event]:
+    """Hold out what was not given: a test part, and a part to choose the checkpoint by."""
+    for name, fraction in (("test", config.test_fraction), ("dev", config.dev_fraction)):
+        if name in records or not fraction or (name == "dev" and len(records["train"]) < SMALLEST_FOR_DEV):
+            continue
+        whole = records["train"]
+        kept, held = split(
+            whole, test_fraction=fraction, seed=config.seed, group_key=task.text_keys, label_key=task.label_key
+        )
+        records["train"], records[name] = whole.select(kept), whole.select(held)
+        sources[name] = {**sources["train"]}
+        use = say("for testing", "用于测试") if name == "test" else say("to choose the checkpoint", "用于选择检查点")
+        yield NoteEvent(say(f"{len(held):,} of {len(whole):,} texts held out {use}", f"从 {len(whole):,} 条中留出 {len(held):,} 条{use}"))
+
+
+def _skipped(name: str, bad: list[BadRow], shown: int = 5) -> str:
+    rows = "; ".join(f"{b.row} ({b.reason})" for b in bad[:shown]) + (" ..." if len(bad) > shown else "")
+    return say(f"{name}: {len(bad):,} bad rows skipped: {rows}", f"{name}：跳过 {len(bad):,} 行：{rows}")
+
+
+def encode(task: Task, prepared: Prepared, tokenizer: Any, max_length: int) -> Iterator[Event]:
+    """Fill ``prepared.encoded``, and say what is wrong with the data."""
+    for number, (name, records) in enumerate(prepared.records.items()):
+        yield ProgressEvent(say("reading texts", "读入文本"), number, len(prepared.records))
+        prepared.encoded[name] = task.encode(records, tokenizer, max_length, prepared.answers)
+    yield ProgressEvent(say("reading texts", "读入文本"), len(prepared.records), len(prepared.records))
+    prepared.findings = inspect(
+        prepared.records["train"],
+        prepared.records.get("test"),
+        lengths=prepared.encoded["train"].uncut,
+        max_length=max_length,
+        text_keys=task.text_keys,
+        label_key=task.label_key,
+    )
+    for finding in prepared.findings:
+        yield NoteEvent(finding.message, "warning")

@@ -1,0 +1,341 @@
+"""A fine-tuning run from its config to its run folder: prepares the parts, drives the loop, consumes its events."""
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from weitiao import __version__
+from weitiao.core import catalogue
+from weitiao.core.config import make_member
+from weitiao.core.device import peak_memory_bytes, pick_device, pick_precision, set_threads
+from weitiao.core.errors import Interrupted, WeitiaoError
+from weitiao.core.events import CheckpointEvent, EstimateEvent, EvaluationEvent, Event, NoteEvent, ProgressEvent
+from weitiao.core.messages import say
+from weitiao.core.runs import atomic_folder, write_json
+from weitiao.data.encode import Ragged, load_tokenizer
+from weitiao.models.backbone import TextModel, open_backbone
+from weitiao.models.encoder import Encoder
+from weitiao.models.heads import make_head
+from weitiao.models.kernels import Dropout
+from weitiao.models.known import KNOWN, resolve_model
+from weitiao.models.saving import DESCRIPTION, save_head, save_weights, start_pooler, transformers_class
+from weitiao.stages import _finish, _prepare
+from weitiao.stages._predictor import load_model, weights_hash
+from weitiao.stages.finetune import Config, make_task, settings_of, write_config
+from weitiao.training import checkpoint, probe
+from weitiao.training.batches import Batches
+from weitiao.training.embeddings import CompactEmbeddings, used_ids
+from weitiao.training.engagement import Engagement, count_parameters, same_outputs
+from weitiao.training.estimate import estimate
+from weitiao.training.frozen import FrozenCache, fits, frozen_layers
+from weitiao.training.loop import Parts, train
+from weitiao.training.optimizer import make_optimizer, make_schedule
+from weitiao.training.outputs import features_of, outputs_of
+
+KEPT_CHECKPOINTS = 2
+
+
+class Training:
+    """One run. ``events()`` does everything; ``opened`` says that the run folder is there."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder, self.opened = config, folder, False
+        self.task = make_task(config)
+        self.best = {"score": float("-inf"), "step": 0, "stale": 0}
+        self.monitor = ""
+        self.speeds: list[tuple[int, float]] = []
+
+    def events(self) -> Iterator[Event]:
+        """Prepare, train, finish."""
+        self.began = time.time()
+        yield from self._prepare()
+        self._open()
+        yield from self._open_model()
+        if self.epochs == 0 or (self.config.start == "probe" and not self.config.resume):
+            yield from self._probe()
+        if self.epochs:
+            yield from self._train()
+        yield from self._finish()
+
+    # --- before training
+
+    def _prepare(self) -> Iterator[Event]:
+        config = self.config
+        self.threads = set_threads(config.threads)
+        for item in _prepare.prepare(self.task, config):
+            if isinstance(item, _prepare.Prepared):
+                self.data = item
+            else:
+                yield item
+        notes: list[str] = []
+        self.source = resolve_model(config.model, notes.append)
+        yield from (NoteEvent(note) for note in notes)
+        if self.source.note:
+            yield NoteEvent(self.source.note)
+        self.tokenizer = load_tokenizer(self.source.path)
+        self.answers = self.data.answers
+        yield from _prepare.encode(self.task, self.data, self.tokenizer, config.max_length)
+        self.tuning = make_member("tuning", config.tuning, config.member_values)
+        self.epochs = self.tuning.num_epochs if config.num_epochs is None else config.num_epochs
+        objective = config.objective or self.task.objective(self.answers)
+        self.objective = make_member("objectives", objective, config.member_values)
+        if self.answers.kind not in self.objective.fits:
+            raise WeitiaoError(
+                say(
+                    f"--objective {objective} is for {'/'.join(self.objective.fits)}; this task has {self.answers.kind}",
+                    f"--objective {objective} 适用于 {'/'.join(self.objective.fits)}，而本任务是 {self.answers.kind}",
+                )
+            )
+        self.evaluation = catalogue.member("evaluation", self.task.evaluation(self.answers))()
+        self.monitor = self.evaluation.monitor
+
+    def _open(self) -> None:
+        if self.config.overwrite and not self.config.resume and (self.folder / "config.yaml").exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_config(self.config, self.folder)
+        self.opened = True
+
+    def _open_model(self) -> Iterator[Event]:
+        config = self.config
+        torch.manual_seed(config.seed)
+        backbone, base_config, beside = open_backbone(self.source.path, config.dropout)
+        if config.max_length > backbone.shape.max_length:
+            raise WeitiaoError(
+                say(
+                    f"max_length is {config.max_length}; {config.model} reads at most {backbone.shape.max_length} tokens",
+                    f"max_length 为 {config.max_length}，而 {config.model} 最多读 {backbone.shape.max_length} 个 token",
+                )
+            )
+        self.head_kind = self.task.head(self.answers, self._pooling(base_config))
+        head = make_head(self.head_kind, backbone.shape.hidden_size)
+        if config.dropout is not None:
+            head.dropout_probability = config.dropout
+        start_pooler(head, beside)
+        self.model = TextModel(backbone, head, base_config)
+        self.tuning.apply(self.model)
+        if config.gradient_checkpointing and isinstance(backbone, Encoder):
+            backbone.checkpointing = True
+        self.device = pick_device()
+        self.precision = pick_precision(config.precision, self.device)
+        yield NoteEvent(say(f"{config.model}: {self.precision}, {self.threads} threads", f"{config.model}：{self.precision}，{self.threads} 线程"))
+
+    def _pooling(self, base_config: dict[str, Any]) -> str:
+        wish = self.config.pooling
+        if wish == "own" and base_config.get("model_type") != "bert":
+            raise WeitiaoError(say("--pooling own is for BERT's pooler; use mean or cls", "--pooling own 仅适用于 BERT 的 pooler；请用 mean 或 cls"))
+        known = KNOWN.get(self.source.name)
+        return (known.pooling if known else "mean") if wish == "auto" else wish
+
+    def _autocast(self) -> Any:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, torch.bfloat16)
+
+    def _probe(self) -> Iterator[Event]:
+        """Fit the head on the frozen backbone's features."""
+        if self.model.head.linear is None:
+            raise WeitiaoError(say("A bi-encoder has no head to fit: use --tuning full or lora", "双塔模型没有可拟合的头：请用 --tuning full 或 lora"))
+        yield ProgressEvent(say("reading features", "提取特征"), 0, 2)
+        if self.epochs == 0:
+            self.engagement = Engagement(self.model)
+        train_data = self.data.encoded["train"]
+        features = features_of(self.model, train_data, autocast=self._autocast)
+        targets = train_data.targets
+        if isinstance(targets, Ragged):
+            flat, labels = np.concatenate(features), targets.values
+            features_NF, targets_N = flat[labels >= 0], labels[labels >= 0]
+        else:
+            features_NF, targets_N = np.stack(features), targets
+        yield ProgressEvent(say("fitting the head", "拟合分类头"), 1, 2)
+        penalty = getattr(self.tuning, "penalty", 0.1)
+        probe.fit(self.model.head, features_NF, targets_N, penalty=penalty, seed=self.config.seed)
+        yield ProgressEvent(say("fitting the head", "拟合分类头"), 2, 2)
+
+    # --- training
+
+    def _parts(self) -> Parts:
+        from accelerate import Accelerator
+
+        config, backbone = self.config, self.model.backbone
+        data = self.data.encoded["train"]
+        self.compact = None
+        remap = None
+        if isinstance(backbone, Encoder) and backbone.embeddings.word_embeddings.weight.requires_grad:
+            self.compact = CompactEmbeddings(backbone, used_ids(*(e.ids.values for e in self.data.encoded.values())))
+            remap = self.compact.remap
+        self.remap = remap
+        whole = self.objective.compares_examples
+        batches = Batches(
+            data, config.batch_size, config.seed, batch_tokens=config.batch_tokens,
+            micro_tokens=0 if whole else config.micro_tokens, first_position=self.model.first_position, remap=remap,
+        )  # fmt: skip
+        total = batches.steps_per_epoch * self.epochs
+        targets = data.targets.values if isinstance(data.targets, Ragged) else data.targets
+        self.objective.prepare(torch.from_numpy(np.asarray(targets)), self.head_kind["outputs"])
+        accelerator = Accelerator(cpu=self.device == "cpu", mixed_precision="bf16" if self.precision == "bf16" else "no")
+        self.model.to(self.device)
+        rate = config.learning_rate or self.tuning.learning_rate
+        optimizer = make_optimizer(self.model, rate, config.weight_decay, config.layer_decay, config.head_learning_rate)
+        frozen = None
+        layers = frozen_layers(self.model) if self.device == "cpu" and data.per_example == 1 else 0
+        size = backbone.shape.hidden_size
+        if layers and fits(int(data.ids.offsets[-1]), size, 2 if self.precision == "bf16" else 4):
+            frozen = FrozenCache(self.model, batches, layers, self._autocast)
+        return Parts(
+            self.model, batches, self.objective.loss_sum, optimizer,
+            make_schedule(config.schedule, total, config.warmup_ratio), accelerator, Dropout(config.seed), total,
+            config.max_grad_norm, frozen, config.seed,
+        )  # fmt: skip
+
+    def _train(self) -> Iterator[Event]:
+        self.engagement = Engagement(self.model)
+        parts = self._parts()
+        if self.compact is not None:
+            self.engagement = Engagement(self.model)
+        self.parts = parts
+        dev_tokens = int(self.data.encoded["dev"].ids.offsets[-1]) if "dev" in self.data.encoded else 0
+        self.estimate = estimate(parts, dev_tokens * self.epochs)
+        yield self.estimate
+        first = yield from self._resumed(parts)
+        self.training_began = time.time()
+        step = first
+        try:
+            for event in train(parts, first):
+                step = event.step
+                self.speeds.append((event.tokens, event.tokens / event.tokens_per_second))
+                yield event
+                ended_epoch = step % parts.batches.steps_per_epoch == 0
+                if ended_epoch:
+                    yield from self._evaluate(step)
+                if ended_epoch or (self.config.checkpoint_steps and step % self.config.checkpoint_steps == 0):
+                    yield self._save(step)
+                if self.config.patience and self.best["stale"] >= self.config.patience:
+                    yield NoteEvent(say(f"No better score for {self.best['stale']} epochs: stopped early", f"连续 {self.best['stale']} 轮没有提升，提前停止"))
+                    break
+        except KeyboardInterrupt:
+            if step and self.model is not None:
+                self._save(step)
+            raise Interrupted(self._how_to_resume(step)) from None
+        self._best_weights()
+
+    def _how_to_resume(self, step: int) -> str:
+        command = f"weitiao finetune --output {self.folder} --resume"
+        return say(f"Stopped at step {step}; everything is saved. Go on with: {command}", f"已在第 {step} 步停止，进度已保存。继续：{command}")
+
+    def _resumed(self, parts: Parts) -> Iterator[Event]:
+        """Go on from the newest complete checkpoint; returns the step to begin with."""
+        if not self.config.resume:
+            return 0
+        skipped: list[str] = []
+        path = checkpoint.newest(self.folder / "checkpoints", skipped=skipped)
+        for name in skipped:
+            yield NoteEvent(say(f"Checkpoint {name} is damaged and was skipped", f"检查点 {name} 已损坏，已跳过"), "warning")
+            shutil.rmtree(self.folder / "checkpoints" / name, ignore_errors=True)
+        if path is None:
+            yield NoteEvent(say("No complete checkpoint: starting from the beginning", "没有完整的检查点：从头开始"), "warning")
+            return 0
+        state = checkpoint.load(path, self.model, parts.optimizer)
+        self.best = state["best"]
+        yield NoteEvent(say(f"Going on from step {state['step']}", f"从第 {state['step']} 步继续"))
+        return state["step"]
+
+    def _evaluate(self, step: int) -> Iterator[Event]:
+        if "dev" not in self.data.encoded:
+            return
+        encoded = self.data.encoded["dev"]
+        outputs = outputs_of(self.model, encoded, autocast=self._autocast, remap=self.remap)
+        predictions = self.task.predictions(outputs, encoded, self.data.records["dev"], self.answers)
+        scores = self.evaluation.scores(predictions)
+        score = scores.get(self.monitor, 0.0)
+        better = score > self.best["score"]
+        self.best = {"score": score, "step": step, "stale": 0} if better else {**self.best, "stale": self.best["stale"] + 1}
+        yield EvaluationEvent(step, "dev", scores, self.monitor, better)
+
+    def _save(self, step: int) -> Event:
+        folder = self.folder / "checkpoints"
+        path = checkpoint.save(folder, self.model, self.parts.optimizer, {"step": step, "best": self.best})
+        checkpoint.keep(folder, KEPT_CHECKPOINTS, int(self.best["step"]))
+        return CheckpointEvent(step, str(path))
+
+    def _best_weights(self) -> None:
+        """Take the best checkpoint's weights, and put the whole table of embeddings back."""
+        path = self.folder / "checkpoints" / f"step-{int(self.best['step']):08d}"
+        if self.best["step"] and checkpoint.is_complete(path):
+            checkpoint.load_weights(path, self.model)
+        self.moved = self.engagement.check(self.model)
+        if self.compact is not None:
+            self.compact.restore()
+
+    # --- after training
+
+    def _finish(self) -> Iterator[Event]:
+        if not self.epochs:
+            self.moved = self.engagement.check(self.model)
+            self.estimate = None
+        self.model.to("cpu").eval()
+        self.trained_seconds = time.time() - (self.training_began if self.epochs else self.began)
+        with torch.no_grad():
+            description = self._save_model()
+        yield from self._verify(description)
+        if self.estimate is not None:
+            yield EstimateEvent(peak_memory_bytes(), self.trained_seconds, actual=True)
+        yield from _finish.evaluate_and_report(self, description)
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    def _save_model(self) -> dict[str, Any]:
+        description = {
+            "format": 1,
+            "weitiao": __version__,
+            "task": self.task.name,
+            "task_options": settings_of(self.config, "tasks", self.config.task),
+            "answers": self.answers.as_json(),
+            "head": self.head_kind,
+            "max_length": self.config.max_length,
+            "tuning": self.config.tuning,
+            "tuning_options": settings_of(self.config, "tuning", self.config.tuning),
+            "base": {"name": self.config.model, "route": self.source.route, "sha256": weights_hash(self.source.path)},
+            "transformers_class": "" if self.tuning.saves_adapter else transformers_class(self.model),
+        }
+        problem = {"classes": "single_label_classification", "labels": "multi_label_classification"}
+        with atomic_folder(self.folder / "model") as new:
+            if self.tuning.saves_adapter:
+                self.tuning.save_adapter(self.model, new, self.config.model)
+                save_head(new, self.model.head)
+            else:
+                save_weights(new, self.model, self.answers.names, problem.get(self.answers.kind, "regression"))
+            for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "sentencepiece.bpe.model"):
+                if (self.source.path / file).exists():
+                    shutil.copy(self.source.path / file, new / file)
+            if not (new / "tokenizer.json").exists():
+                self.tokenizer.save(str(new / "tokenizer.json"))
+            write_json(new / DESCRIPTION, description)
+        return description
+
+    def _verify(self, description: dict[str, Any]) -> Iterator[Event]:
+        """The saved model must give the same logits as the one in memory."""
+        saved = load_model(self.folder / "model", description)
+        encoded = self.data.encoded.get("test") or self.data.encoded["train"]
+        batches = Batches(encoded, 32, 0, first_position=self.model.first_position)
+        batch = batches.batch(np.arange(min(32, len(encoded))))
+        with torch.inference_mode():
+            pair = [model(batch.packed, batch.marks_T) for model in (self.model, saved)]
+        self.saved_difference = same_outputs(*pair)
+        self.saved = saved
+        yield NoteEvent(say("The saved model predicts as the trained one", "保存后的模型与训练时预测一致"))
+
+    def parameters(self) -> tuple[int, int]:
+        """All parameters, and those that were trained."""
+        return count_parameters(self.model)[0], int(self.moved["trained_parameters"])
+
+    def environment(self) -> dict[str, Any]:
+        """What the figures were measured with."""
+        python = ".".join(map(str, sys.version_info[:3]))
+        return {"weitiao": __version__, "torch": torch.__version__, "python": python, "threads": self.threads, "precision": self.precision}

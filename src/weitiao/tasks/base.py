@@ -1,0 +1,144 @@
+"""The contract of a task: from a table's rows to token ids and targets, and from outputs to answers.
+
+A member is a dataclass whose ``option`` fields are settings. The way through: ``example`` (row -> record), ``learn``
+(records -> what the answers can be), ``encode`` (records -> token ids and targets), ``head``, and back with
+``predictions`` (for evaluation) and ``answers`` (for people).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from weitiao.core.errors import BadRow
+from weitiao.core.messages import say
+from weitiao.data.columns import Column
+from weitiao.data.encode import Encoded
+from weitiao.evaluation.base import Predictions
+
+
+@dataclass
+class Answers:
+    """What the training table taught about the answers: saved with the model.
+
+    ``kind`` is ``classes`` (one of ``names``), ``labels`` (any of ``names``), or ``values`` (a number in ``low .. high``).
+    """
+
+    kind: str
+    names: list[str] = field(default_factory=list)
+    low: float = 0.0
+    high: float = 1.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class Task(ABC):
+    """One kind of learning problem."""
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[Column, ...]]
+    text_keys: ClassVar[tuple[str, ...]] = ("text",)
+    label_key: ClassVar[str] = "label"
+    wants_offsets: ClassVar[bool] = False
+    transformers_class: ClassVar[str] = ""  # the suffix of the class there with the same head, where there is one
+
+    @abstractmethod
+    def example(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row's cells by role -> a record.
+
+        Raises:
+            BadRow: naming the role and why.
+        """
+
+    @abstractmethod
+    def learn(self, records: Any) -> Answers:
+        """What the answers can be, from the training records."""
+
+    @abstractmethod
+    def encode(self, records: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+        """Token ids, and targets where ``answers`` is given."""
+
+    @abstractmethod
+    def head(self, answers: Answers, pooling: str) -> dict[str, Any]:
+        """The head's description for ``models.heads.make_head``."""
+
+    @abstractmethod
+    def predictions(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> Predictions:
+        """Outputs beside the truth, for evaluation."""
+
+    @abstractmethod
+    def answers(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> list[Any]:
+        """Outputs as results for people, in Hugging Face's shapes."""
+
+    def objective(self, answers: Answers) -> str:
+        """The default objective."""
+        return {"classes": "cross_entropy", "labels": "binary_cross_entropy", "values": "squared_error"}[answers.kind]
+
+    def evaluation(self, answers: Answers) -> str:
+        """The evaluation member."""
+        return {"classes": "classification", "labels": "multi_label", "values": "similarity"}[answers.kind]
+
+    def majority(self, records: Any, answers: Answers) -> Any:
+        """The answer of the majority baseline, learnt from the training records."""
+        labels = records[self.label_key]
+        if answers.kind == "values":
+            return float(np.mean([scaled(float(label), answers) for label in labels]))
+        if answers.kind == "labels":
+            sets = [tuple(sorted(label)) for label in labels]
+            return list(max(sorted(set(sets)), key=sets.count))
+        return max(answers.names, key=list(labels).count)
+
+    def shown(self, record: dict[str, Any]) -> str:
+        """A record's text for reports."""
+        return " | ".join(str(record[key]) for key in self.text_keys)
+
+
+def text_of(row: dict[str, Any], role: str = "text") -> str:
+    """A cell that must hold text; empty text is allowed here and reported with the data's findings."""
+    value = row.get(role)
+    if value is None:
+        raise BadRow(role, say("there is no text", "没有文本"))
+    if not isinstance(value, str):
+        raise BadRow(role, say(f"{str(value)[:40]!r} is not text", f"{str(value)[:40]!r} 不是文本"))
+    return value
+
+
+def label_of(row: dict[str, Any], role: str = "label") -> str:
+    """A cell that must hold a label."""
+    value = row.get(role)
+    if value is None or str(value).strip() == "":
+        raise BadRow(role, say("there is no label", "没有标签"))
+    return str(value).strip()
+
+
+def class_targets(records: Iterable[dict[str, Any]], answers: Answers, key: str = "label") -> np.ndarray:
+    """Class numbers, int64 ``[N]``."""
+    number = {name: i for i, name in enumerate(answers.names)}
+    return np.array([number[record[key]] for record in records], np.int64)
+
+
+def scaled(value: float, answers: Answers) -> float:
+    """A value in the training table's range, put to 0 .. 1."""
+    return (value - answers.low) / ((answers.high - answers.low) or 1.0)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of independent labels."""
+    return 1 / (1 + np.exp(-logits))
+
+
+def ranked(probabilities: np.ndarray, names: Sequence[str], top: int) -> Any:
+    """``{"label", "score"}`` of the best class, or a list of the ``top`` best."""
+    order = np.argsort(-probabilities, kind="stable")[: max(top, 1)]
+    found = [{"label": names[i], "score": float(probabilities[i])} for i in order]
+    return found[0] if top <= 1 else found

@@ -1,0 +1,110 @@
+"""Checkpoints that survive: written whole or not at all, and checked before they are used.
+
+A checkpoint is a folder ``checkpoints/step-00000120`` with the trained parameters, the optimizer's state, ``state.json``
+and ``manifest.json`` (SHA-256 of each file). It is written under another name, flushed to the disk and renamed. Frozen
+parameters are not in it: they come from the model's own folder.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from weitiao.core.runs import atomic_folder, read_json, sha256, write_json
+
+FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters by name."""
+    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+    """Write the checkpoint of ``state["step"]``. Returns its folder.
+
+    Raises:
+        OSError: the disk is full; nothing half-written is left and older checkpoints are untouched.
+    """
+    path = folder / f"step-{state['step']:08d}"
+    with atomic_folder(path) as new:
+        _save_tensors(trained_state(model), new / "weights.safetensors")
+        _save_tensors(_optimizer_state(model, optimizer), new / "optimizer.safetensors")
+        write_json(new / "state.json", state)
+        write_json(new / "manifest.json", {name: sha256(new / name) for name in FILES})
+    return path
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """safetensors reports a full disk as its own error type: make it the system's."""
+    need = sum(t.numel() * t.element_size() for t in tensors.values())
+    if shutil.disk_usage(path.parent).free < need:
+        raise OSError(28, "No space left on device")
+    try:
+        save_file(tensors, path)
+    except Exception as error:
+        if "No space left" in str(error):
+            raise OSError(28, "No space left on device") from None
+        raise
+
+
+def newest(folder: Path, *, skipped: list[str] | None = None) -> Path | None:
+    """The newest complete checkpoint. Damaged ones are passed over and named in ``skipped``."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if is_complete(path):
+            return path
+        if skipped is not None:
+            skipped.append(path.name)
+    return None
+
+
+def is_complete(path: Path) -> bool:
+    """Whether every file of a checkpoint has the content that its manifest says."""
+    try:
+        manifest = read_json(path / "manifest.json")
+        return all(sha256(path / name) == manifest[name] for name in FILES)
+    except Exception:
+        return False
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+    """Put a checkpoint's parameters (and optimizer state) in place. Returns its state."""
+    load_weights(path, model)
+    if optimizer is not None:
+        saved = load_file(path / "optimizer.safetensors")
+        for name, parameter in _trained(model):
+            parts = {key: saved[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in saved}
+            if parts:
+                optimizer.state[parameter] = parts
+    return read_json(path / "state.json")
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Put a checkpoint's parameters in place."""
+    weights = load_file(path / "weights.safetensors")
+    with torch.no_grad():
+        for name, parameter in _trained(model):
+            parameter.copy_(weights[name])
+
+
+def keep(folder: Path, last: int, best_step: int) -> None:
+    """Remove all checkpoints but the ``last`` newest and the best one."""
+    for path in sorted(folder.glob("step-*"))[:-last]:
+        if path.name != f"step-{best_step:08d}":
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value.contiguous()
+        for name, parameter in _trained(model)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }

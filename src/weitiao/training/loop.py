@@ -1,0 +1,110 @@
+"""The training loop: a generator of step events. Printing, saving, evaluating and stopping are done by who consumes it.
+
+The loss of a step is the mean over the valid targets of the whole step, however it is cut into micro-batches: each
+micro-batch contributes its sum divided by the step's count.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.events import StepEvent
+from weitiao.core.messages import say
+from weitiao.models.backbone import TextModel
+from weitiao.models.kernels import Dropout
+from weitiao.training.batches import Batch, Batches
+from weitiao.training.frozen import FrozenCache
+
+# (outputs, targets, the head's trainable state) -> (sum of losses, number of valid targets)
+LossSum = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Parts:
+    """What a training run is made of."""
+
+    model: TextModel
+    batches: Batches
+    loss_sum: LossSum
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[int], float]
+    accelerator: Any
+    dropout: Dropout
+    total_steps: int
+    max_grad_norm: float = 1.0
+    frozen: FrozenCache | None = None
+    seed: int = 0
+
+
+def train(parts: Parts, first_step: int = 0) -> Iterator[StepEvent]:
+    """Train from ``first_step`` to ``parts.total_steps``, yielding an event after each optimizer step.
+
+    Raises:
+        WeitiaoError: the loss is not finite.
+    """
+    per_epoch = parts.batches.steps_per_epoch
+    rates = [group["lr"] for group in parts.optimizer.param_groups]
+    for epoch in range(first_step // per_epoch, -(-parts.total_steps // per_epoch)):
+        steps = parts.batches.epoch(epoch)
+        for index in range(first_step % per_epoch if epoch == first_step // per_epoch else 0, per_epoch):
+            number = epoch * per_epoch + index
+            if number >= parts.total_steps:
+                return
+            for group, rate in zip(parts.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * parts.schedule(number)
+            yield step(parts, steps[index], number)
+
+
+def step(parts: Parts, rows: Any, number: int) -> StepEvent:
+    """One optimizer step over the given examples."""
+    start = time.perf_counter()
+    # All randomness of a step follows from (seed, step): a resumed run needs no saved generator state.
+    torch.manual_seed(parts.seed * 1_000_003 + number)
+    parts.dropout.restart(number)
+    parts.model.train()
+    batches = parts.batches.step(rows)
+    count = sum(batch.count for batch in batches)
+    total = 0.0
+    for batch in batches:
+        loss = loss_of(parts, batch) / max(count, 1)
+        parts.accelerator.backward(loss)
+        total += float(loss.detach())
+    if total != total or total in (float("inf"), float("-inf")):
+        raise WeitiaoError(
+            say(
+                f"The loss is {total} at step {number + 1}: try a smaller --learning-rate or --precision fp32",
+                f"第 {number + 1} 步的损失为 {total}：请减小 --learning-rate 或使用 --precision fp32",
+            )
+        )
+    trained = [p for group in parts.optimizer.param_groups for p in group["params"]]
+    norm = parts.accelerator.clip_grad_norm_(trained, parts.max_grad_norm)
+    parts.optimizer.step()
+    parts.optimizer.zero_grad()
+    tokens = sum(batch.tokens for batch in batches)
+    return StepEvent(
+        step=number + 1,
+        total_steps=parts.total_steps,
+        epoch=(number + 1) / parts.batches.steps_per_epoch,
+        loss=total,
+        learning_rate=parts.optimizer.param_groups[0]["lr"],
+        grad_norm=float(norm),
+        tokens=tokens,
+        tokens_per_second=tokens / (time.perf_counter() - start),
+    )
+
+
+def loss_of(parts: Parts, batch: Batch) -> Tensor:
+    """The sum of losses of a micro-batch."""
+    batch = batch.to(parts.accelerator.device.type)
+    start = parts.frozen.start(batch) if parts.frozen else {}
+    with parts.accelerator.autocast():
+        outputs = parts.model(batch.packed, batch.marks_T, parts.dropout, **start)
+    if batch.order.shape[1] > 1:
+        outputs = outputs[batch.order]
+    assert batch.targets is not None
+    return parts.loss_sum(outputs, batch.targets)
