@@ -1,10 +1,11 @@
 """The command line: argv -> a stage's Config -> ``stage.run(config)``, whose events are shown as they come.
 
-Commands are the files of ``stages/``; flags are the fields of their Config. ``weitiao --help`` imports no stage.
+Commands are the files of ``stages/``; flags are the fields of their Config. ``weitiao --help`` imports none.
 """
 
 import argparse
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -16,13 +17,20 @@ USAGE_ERROR = 2
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 2 for what the user can mend, 130 for Ctrl-C before a run began."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0, 2 for what the user can mend, 130 for Ctrl-C before a run began.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _main(argv)
     except WeitiaoError as error:
         print(f"weitiao: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except BrokenPipeError:  # `weitiao ... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail too
+        return 0
     except OSError as error:
         if error.errno != 28:  # ENOSPC
             raise
@@ -32,9 +40,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(say("weitiao: stopped.", "weitiao: 已停止。"), file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
 
 
 def _main(argv: list[str]) -> int:
@@ -59,9 +64,13 @@ def _main(argv: list[str]) -> int:
 
 def overview() -> str:
     """The text of ``weitiao --help``."""
-    lines = [say("Weitiao (微调): fine-tune language models on an ordinary machine.", "微调：在普通机器上微调语言模型。"), ""]
-    lines.append(say("usage: weitiao COMMAND [options]", "用法：weitiao 命令 [选项]"))
-    lines.append("")
+    what = "Weitiao (微调): fine-tune language models on an ordinary machine."
+    lines = [
+        say(what, "微调：在普通机器上微调语言模型。"),
+        "",
+        say("usage: weitiao COMMAND [options]", "用法：weitiao 命令 [选项]"),
+        "",
+    ]
     for name in catalogue.members("stages"):
         en, _, zh = catalogue.summary("stages", name).partition(" / ")
         lines.append(f"  {name.replace('_', '-'):<12}{say(en, zh or en)}")
@@ -69,9 +78,9 @@ def overview() -> str:
         "",
         say("example:", "示例："),
         "  weitiao finetune --data reviews.csv --task text-classification --output runs/reviews",
-        say('  weitiao predict runs/reviews "The parcel came quickly"', '  weitiao predict runs/reviews "物流很快，包装也好"'),
+        f'  weitiao predict runs/reviews "{say("The parcel came quickly", "物流很快，包装也好")}"',
         "",
-        say("weitiao COMMAND --help shows a command's options.", "weitiao 命令 --help 显示该命令的全部选项。"),
+        say("weitiao COMMAND --help shows a command's options.", "weitiao 命令 --help 显示命令的全部选项。"),
     ]
     return "\n".join(lines)
 
@@ -136,7 +145,8 @@ class _Parser(argparse.ArgumentParser):
             close = nearest(wrong.split("=")[0], known)
             hint = say(f" Did you mean {close}?", f"是不是 {close}？") if close else ""
             raise WeitiaoError(
-                say(f"Unknown option {wrong}.{hint} See: {self.prog} --help", f"没有选项 {wrong}。{hint}参见：{self.prog} --help")
+                say(f"Unknown option {wrong}.{hint} See: ", f"没有选项 {wrong}。{hint}参见：")
+                + f"{self.prog} --help"
             )
         raise WeitiaoError(f"{message}. " + say(f"See: {self.prog} --help", f"参见：{self.prog} --help"))
 
@@ -147,7 +157,8 @@ def _flag(key: str) -> str:
 
 def _peek(argv: list[str], own: dict[str, Any]) -> dict[str, str]:
     """The family members and the recipe that argv chooses, found before the parser can be built."""
-    wanted = {_flag(key): key for key, field in own.items() if field.metadata["family"]} | {"--recipe": "recipe"}
+    wanted = {_flag(key): key for key, field in own.items() if field.metadata["family"]}
+    wanted["--recipe"] = "recipe"
     found = {}
     for number, word in enumerate(argv):
         flag, sign, value = word.partition("=")

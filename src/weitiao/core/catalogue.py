@@ -1,7 +1,7 @@
 """Families and their members: a file in a family's folder is a member, and its name is the member's name.
 
-Names are listed by looking at file names, so ``--help`` imports nothing heavy; a member is imported when it is used.
-Packages outside Weitiao add members through entry points in the group ``weitiao.<family>``.
+Names are listed by looking at file names, so ``--help`` imports nothing heavy; a member is imported when
+it is used. Packages outside Weitiao add members through entry points in the group ``weitiao.<family>``.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import WeitiaoError, unknown_name
+from weitiao.core.messages import say
 
 PACKAGE = Path(__file__).resolve().parent.parent
 FAMILIES = ("tasks", "tuning", "objectives", "evaluation", "stages")
@@ -40,18 +41,29 @@ def member(family: str, name: str) -> Any:
     name = canonical(name)
     if name not in members(family):
         raise unknown_name(family, name, members(family))
+    base = _contract(family)
     for point in entry_points(group=f"weitiao.{family}"):
         if point.name == name:
-            return point.load()
+            outside = point.load()
+            if not (inspect.isclass(outside) and issubclass(outside, base)):
+                raise WeitiaoError(
+                    say(f"{point.value} is not a {base.__name__}", f"{point.value} 不是 {base.__name__}")
+                )
+            return outside
     module = importlib.import_module(f"weitiao.{family}.{name}")
-    base = _contract(family)
     found = [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise WeitiaoError(f"{family}/{name}.py must define exactly one {base.__name__}; it defines {len(found)}.")
+        file, kind = f"{family}/{name}.py", base.__name__
+        raise WeitiaoError(
+            say(
+                f"{file} must define exactly one {kind}; it defines {len(found)}.",
+                f"{file} 应恰好定义一个 {kind}，实际有 {len(found)} 个。",
+            )
+        )
     return found[0]
 
 

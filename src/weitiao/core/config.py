@@ -1,7 +1,8 @@
 """One home per setting: a dataclass field with its help in both languages.
 
-Flags, YAML validation, ``--help`` and the command reference are all derived from these fields. A field may name a
-family (``tuning``); the chosen member's own fields then count as settings too, so a member's options live in its file.
+Flags, YAML validation, ``--help`` and the command reference are all derived from these fields. A field may
+name a family (``tuning``); the chosen member's own fields then count as settings too, so a member's options live
+in its file.
 """
 
 import dataclasses
@@ -27,10 +28,9 @@ def option(
     least: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """A setting: its default, its help, and what it may be (a member of a family, one of some words, a range)."""
-    metadata = {
-        "en": en, "zh": zh, "family": family, "choices": choices, "positional": positional, "least": least, "most": most,
-    }  # fmt: skip
+    """A setting: its default, its help, and what it may be (a family's member, some words, a range)."""
+    metadata = {"en": en, "zh": zh, "family": family, "choices": choices, "positional": positional}
+    metadata |= {"least": least, "most": most}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -104,14 +104,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise WeitiaoError(say(f"No such recipe: {path}", f"找不到配置文件：{path}")) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = " ".join(str(error).split())
-        raise WeitiaoError(say(f"{path} is not valid YAML: {first}", f"{path} 不是合法的 YAML：{first}")) from None
+        raise WeitiaoError(
+            say(f"{path} is not valid YAML: {first}", f"{path} 不是合法的 YAML：{first}")
+        ) from None
     if not isinstance(values, dict):
         raise WeitiaoError(say(f"{path} must hold 'setting: value' lines.", f"{path} 的内容应是“设置: 值”。"))
     return values
 
 
 def to_yaml(config: Any) -> str:
-    """Every setting of a config, its members' too, as YAML that ``read_yaml`` and ``build`` turn back into it."""
+    """Every setting of a config, its members' too, as YAML; ``read_yaml`` and ``build`` turn it back."""
     import yaml
 
     values = {name: getattr(config, name) for name in options(type(config))}
@@ -128,7 +130,9 @@ def member_settings(config: Any) -> dict[str, Any]:
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
-    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _unknown_key(key: str, known: list[str]) -> WeitiaoError:
@@ -168,21 +172,33 @@ def _convert(value: Any, kind: Any) -> Any:
     if kind in (int, float):
         if isinstance(value, bool):
             return None
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return None
-        if kind is int:
-            return int(number) if number == int(number) else None
-        return number
+        return _number(value, kind)
     if kind is list:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value)
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return list(value) if isinstance(value, list | tuple) else None
     if kind is dict:
         if isinstance(value, str):
             pairs = [part.partition("=") for part in value.split(",") if part]
-            return {k.strip(): v.strip() for k, sign, v in pairs if sign} if all(p[1] for p in pairs) else None
+            whole = all(sign for _, sign, _ in pairs)
+            return {key.strip(): part.strip() for key, _, part in pairs} if whole else None
         return dict(value) if isinstance(value, Mapping) else None
     return str(value) if kind is str and isinstance(value, str | int | float | Path) else None
+
+
+def _number(value: Any, kind: type) -> Any:
+    """``value`` as an int or a float, or None. A whole number never becomes a float, which would round it."""
+    if isinstance(value, int):
+        return kind(value)
+    try:
+        if kind is int and isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+            return int(value)
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if number != number:
+        return None
+    return number if kind is float else int(number) if number.is_integer() else None
 
 
 def _in_range(key: str, value: Any, field: "dataclasses.Field[Any]") -> Any:
@@ -191,12 +207,15 @@ def _in_range(key: str, value: Any, field: "dataclasses.Field[Any]") -> Any:
         close = nearest(str(value), choices)
         hint = say(f" Did you mean '{close}'?", f"是不是“{close}”？") if close else ""
         raise WeitiaoError(
-            say(f"{key} cannot be '{value}'.{hint} Choices: ", f"{key} 不能是“{value}”。{hint}可选：") + ", ".join(choices)
+            say(f"{key} cannot be '{value}'.{hint} Choices: ", f"{key} 不能是“{value}”。{hint}可选：")
+            + ", ".join(choices)
         )
     if (least is not None and value < least) or (most is not None and value > most):
         low, high = ("" if bound is None else f"{bound:g}" for bound in (least, most))
         between = f"{low or '-∞'} .. {high or '∞'}"
-        raise WeitiaoError(say(f"{key} is {value}; it must lie in {between}.", f"{key} 为 {value}，应在 {between} 之内。"))
+        raise WeitiaoError(
+            say(f"{key} is {value}; it must lie in {between}.", f"{key} 为 {value}，应在 {between} 之内。")
+        )
     return value
 
 

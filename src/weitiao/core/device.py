@@ -14,6 +14,22 @@ def set_threads(threads: int) -> int:
     return torch.get_num_threads()
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory instead of giving it back to the system after each large tensor.
+
+    Measured here (LAB_LOG.md): a step on short texts is a fifth faster, because fresh pages are costly. Does nothing
+    where the C library is not glibc.
+    """
+    import contextlib
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
 def pick_device() -> str:
     """``cuda`` where there is one, else ``cpu``."""
     import torch

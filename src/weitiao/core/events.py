@@ -1,7 +1,7 @@
 """What a stage tells its consumers: a stream of small typed events.
 
-The recorder, the progress bar, TensorBoard, W&B and early stopping all read this stream; none of them is called by
-the training loop. An event serialises to one JSON line (``events.jsonl``).
+The recorder, the progress bar, TensorBoard, W&B and early stopping all read this stream; none of them is called
+by the training loop. An event serialises to one JSON line (``events.jsonl``).
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class EstimateEvent(Event):
 
 @dataclass(frozen=True)
 class StepEvent(Event):
-    """One optimizer step. ``loss`` is the mean over the step's valid targets; tokens are real, not padding."""
+    """One optimizer step. ``loss`` is the mean over the step's valid targets; tokens without padding."""
 
     step: int
     total_steps: int
@@ -60,7 +60,7 @@ class StepEvent(Event):
 
 @dataclass(frozen=True)
 class EvaluationEvent(Event):
-    """Scores on a split after ``step``. ``monitor`` is the score that chooses the best checkpoint (higher is better)."""
+    """Scores on a split after ``step``. ``monitor`` chooses the best checkpoint (higher is better)."""
 
     step: int
     split: str

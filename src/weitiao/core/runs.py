@@ -21,12 +21,16 @@ from weitiao.core.messages import say
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[Any]:
-    """Open a temporary file beside ``path``; on success it is flushed to the disk and takes the name, else removed."""
+    """Open a temporary file beside ``path``; on success it is flushed and takes the name, else it is removed.
+
+    Half a surrogate pair, which UTF-8 cannot hold, is written as its JSON escape, so that no text is refused.
+    """
     path = Path(path)
+    as_text: dict[str, Any] = {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        with os.fdopen(handle, mode, **({} if "b" in mode else as_text)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -40,7 +44,7 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[Any]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name ``path`` once it is whole and on the disk; on failure nothing is left.
+    """A temporary folder that takes the name ``path`` once whole and on the disk; on failure nothing is left.
 
     A folder already at ``path`` is replaced only then.
     """
@@ -99,7 +103,9 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise WeitiaoError(say(f"No such file: {path}", f"找不到文件：{path}")) from None
     except (ValueError, OSError) as error:
-        raise WeitiaoError(say(f"{path} is not readable JSON: {error}", f"{path} 不是可读的 JSON：{error}")) from None
+        raise WeitiaoError(
+            say(f"{path} is not readable JSON: {error}", f"{path} 不是可读的 JSON：{error}")
+        ) from None
 
 
 def sha256(path: str | Path) -> str:
@@ -116,7 +122,8 @@ class Recorder:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(folder / "events.jsonl", "a", encoding="utf-8")
+        path = folder / "events.jsonl"
+        self.file = open(path, "a", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
 
     def __call__(self, event: Event) -> None:
         self.file.write(json.dumps(event.as_json(), ensure_ascii=False, default=str) + "\n")
@@ -130,7 +137,9 @@ def read_events(folder: str | Path) -> list[dict[str, Any]]:
     """The events of a run, oldest first. A last line cut short by a crash is left out."""
     path = Path(folder) / "events.jsonl"
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    # Not splitlines(), which also breaks at U+2028 and other marks that a text may hold. A crash can cut a
+    # character in two, hence "replace".
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         with contextlib.suppress(ValueError):
             events.append(json.loads(line))
     return events

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from weitiao.models.kernels import Dropout, attention, dropout_add
+from weitiao.models.kernels import Dropout, Linear, attention, dropout_add
 from weitiao.models.packed import Packed
 
 # Architectures that share these parameter names and this mathematics.
@@ -78,9 +78,9 @@ class Attention(nn.Module):
         super().__init__()
         self.shape = shape
         size = shape.hidden_size
-        self.self = nn.ModuleDict({name: nn.Linear(size, size) for name in ("query", "key", "value")})
+        self.self = nn.ModuleDict({name: Linear(size, size) for name in ("query", "key", "value")})
         self.output = nn.ModuleDict(
-            {"dense": nn.Linear(size, size), "LayerNorm": nn.LayerNorm(size, eps=shape.layer_norm_eps)}
+            {"dense": Linear(size, size), "LayerNorm": nn.LayerNorm(size, eps=shape.layer_norm_eps)}
         )
 
     def forward(self, x_TD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
@@ -99,10 +99,10 @@ class Layer(nn.Module):
         super().__init__()
         self.shape = shape
         self.attention = Attention(shape)
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(shape.hidden_size, shape.intermediate_size)})
+        self.intermediate = nn.ModuleDict({"dense": Linear(shape.hidden_size, shape.intermediate_size)})
         self.output = nn.ModuleDict(
             {
-                "dense": nn.Linear(shape.intermediate_size, shape.hidden_size),
+                "dense": Linear(shape.intermediate_size, shape.hidden_size),
                 "LayerNorm": nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps),
             }
         )

@@ -39,7 +39,7 @@ class HubEncoder(nn.Module):
     """Packed token ids to hidden states, ``[T, D]``, through a model of ``transformers``.
 
     ``model`` is that model; its ``state_dict()`` has the names to save under. Its dropout draws from torch's
-    own generator. A pooler, which hidden states do not pass through, is kept for saving and not trained.
+    own generator. A pooler, which hidden states do not pass through, is left out: it could not be trained.
     """
 
     def __init__(self, model: Any) -> None:
@@ -49,9 +49,8 @@ class HubEncoder(nn.Module):
         self.takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         padding = getattr(model.get_input_embeddings(), "padding_idx", None)
         self.padding_id: int = padding if padding is not None else model.config.pad_token_id or 0
-        for name, parameter in model.named_parameters():
-            if name.startswith("pooler."):
-                parameter.requires_grad_(False)
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = nn.Identity()  # not None: not every architecture asks whether it is there
 
     @classmethod
     def from_folder(cls, folder: Path | str, config: dict[str, Any] | None = None) -> "HubEncoder":

@@ -59,6 +59,37 @@ class Dropout:
         return kept.to(like.dtype).mul_(-factor).view(like.shape)
 
 
+class _Linear(torch.autograd.Function):
+    """x W' + b in the dtype of x, with fp32 parameters. The weight's gradient comes out in the weight's own layout:
+    autograd's comes out transposed, and turning it while casting it to fp32 costs more than the product."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
+        weight = weight_OI.to(x_TI.dtype)
+        ctx.save_for_backward(x_TI, weight)
+        return F.linear(x_TI, weight, bias_O.to(x_TI.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, weight = ctx.saved_tensors
+        wants = ctx.needs_input_grad
+        return (
+            grad_TO @ weight if wants[0] else None,
+            (grad_TO.t() @ x_TI).float() if wants[1] else None,
+            grad_TO.sum(0, dtype=torch.float32) if wants[2] else None,
+        )
+
+
+class Linear(torch.nn.Linear):
+    """``nn.Linear``, faster under bf16 autocast on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            return _Linear.apply(input.to(torch.get_autocast_dtype("cpu")), self.weight, self.bias)
+        return super().forward(input)
+
+
 class _Attention(torch.autograd.Function):
     """softmax(q k' / sqrt(d)) v, text by text, for flat q, k, v of shape [T, D]."""
 

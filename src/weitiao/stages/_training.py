@@ -14,7 +14,7 @@ import torch
 from weitiao import __version__
 from weitiao.core import catalogue
 from weitiao.core.config import make_member
-from weitiao.core.device import peak_memory_bytes, pick_device, pick_precision, set_threads
+from weitiao.core.device import keep_freed_memory, peak_memory_bytes, pick_device, pick_precision, set_threads
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import CheckpointEvent, EstimateEvent, EvaluationEvent, Event, NoteEvent, ProgressEvent
 from weitiao.core.messages import say
@@ -68,6 +68,7 @@ class Training:
 
     def _prepare(self) -> Iterator[Event]:
         config = self.config
+        keep_freed_memory()
         self.threads = set_threads(config.threads)
         for item in _prepare.prepare(self.task, config):
             if isinstance(item, _prepare.Prepared):
@@ -121,7 +122,7 @@ class Training:
         start_pooler(head, beside)
         self.model = TextModel(backbone, head, base_config)
         self.tuning.apply(self.model)
-        if config.gradient_checkpointing and isinstance(backbone, Encoder):
+        if config.gradient_checkpointing:
             backbone.checkpointing = True
         self.device = pick_device()
         self.precision = pick_precision(config.precision, self.device)

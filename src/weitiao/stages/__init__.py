@@ -1,0 +1,1 @@
+"""The commands: one file each, with ``Config``, ``EXAMPLES`` and ``run(config) -> Iterator[Event]``."""
