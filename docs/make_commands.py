@@ -50,9 +50,9 @@ def page() -> str:
         ),
         "",
         say(
-            "Every flag is also a key of a recipe (`--recipe settings.yaml`), with underscores: `--max-length` is "
-            "`max_length`. A flag on the command line beats the recipe. `--no-` turns a switch off: "
-            "`--no-split-chinese`. `WEITIAO_LANG` (`en`, `zh`) chooses the language of messages.",
+            "Every flag is also a key of a recipe (`--recipe settings.yaml`), with underscores: "
+            "`--max-length` is `max_length`. A flag on the command line beats the recipe. `--no-` turns a "
+            "switch off: `--no-split-chinese`. `WEITIAO_LANG` (`en`, `zh`) chooses the language of messages.",
             "每个选项也是配置文件（`--recipe settings.yaml`）的键，写法改为下划线：`--max-length` 即 "
             "`max_length`。命令行优先于配置文件。开关前加 `--no-` 即关闭，如 `--no-split-chinese`。"
             "消息的语言由 `WEITIAO_LANG`（`en`、`zh`）决定。",

@@ -45,3 +45,50 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data sets are not on this machine")
     return folder
+
+
+def _characters() -> list[str]:
+    """Printable ASCII in lower case, and the 3,755 most common Chinese characters (GB 2312, level 1)."""
+    latin = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    pairs = [bytes([high, low]) for high in range(0xB0, 0xD8) for low in range(0xA1, 0xFF)]
+    chinese = "".join(pair.decode("gb2312", "ignore") for pair in pairs)
+    return [*latin, *chinese, *"，。！？、：；“”《》（）"]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random BERT (2 layers, width 32, 64 positions) and a tokenizer for Chinese and Latin letters."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    characters = _characters()
+    letters = [f"##{char}" for char in characters if char.isascii() and char.isalnum()]
+    words = ["the", "card", "money", "bank", "good", "bad", "##ing", "##ed", "##er"]
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    vocabulary = {piece: i for i, piece in enumerate([*names.values(), *characters, *letters, *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(piece, vocabulary[piece]) for piece in ("[CLS]", "[SEP]")],
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        # Wider than usual: a random encoder's texts must be told apart.
+        initializer_range=0.2,
+    )
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    BertModel(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, model_input_names=inputs, **names).save_pretrained(folder)
+    return folder

@@ -1,4 +1,4 @@
-"""The ground: settings, the catalogue, files that are whole or not there, and the terminal and trackers above it."""
+"""The ground: settings, the catalogue, whole files or none; the terminal and trackers above it."""
 
 import io
 import json
@@ -37,8 +37,8 @@ class Settings:
     count: int = option(3, "how many", "数量", least=1, most=2**70)
     rate: float | None = option(None, "how fast", "速率", least=0)
     switch: bool = option(False, "on or off", "开关")
-    words: list[str] = option([], "words", "词")
-    pairs: dict[str, str] = option({}, "pairs", "键值对")
+    words: list[str] = option([], "words", "词")  # noqa: RUF009
+    pairs: dict[str, str] = option({}, "pairs", "键值对")  # noqa: RUF009
     mode: str = option("mean", "which", "方式", choices=("mean", "cls"))
     tuning: str = option("full", "tuning", "方法", family="tuning")
     member_values: dict[str, Any] = field(default_factory=dict)
@@ -404,7 +404,7 @@ def test_tensorboard_reads_back_what_was_tracked(tmp_path):
 
 
 def test_wandb_keeps_an_offline_run(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)  # offline is the default
     (tracker,) = trackers.make(["wandb"], tmp_path / "run", {"seed": 1})
     for event in [
@@ -414,6 +414,7 @@ def test_wandb_keeps_an_offline_run(tmp_path, monkeypatch):
     ]:
         tracker(event)
     tracker.close()
+    wandb.teardown()  # wait for the service that writes the file, as the end of a process does
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     assert b"dev/accuracy" in kept.read_bytes()
 

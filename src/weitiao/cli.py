@@ -4,6 +4,7 @@ Commands are the files of ``stages/``; flags are the fields of their Config. ``w
 """
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -32,14 +33,22 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail too
         return 0
     except OSError as error:
-        if error.errno != 28:  # ENOSPC
-            raise
-        way = say("free some space and continue with --resume", "请腾出空间，再用 --resume 继续")
-        print(say(f"weitiao: the disk is full: {way}.", f"weitiao: 磁盘已满：{way}。"), file=sys.stderr)
+        print(f"weitiao: {_of_system(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print(say("weitiao: stopped.", "weitiao: 已停止。"), file=sys.stderr)
         return 130
+
+
+def _of_system(error: OSError) -> str:
+    """What the system refused, and the way out."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return say(
+            "the disk is full: free some space and go on with --resume",
+            "磁盘已满：请腾出空间，再用 --resume 继续",
+        )
+    what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    return say(f"the system refused: {what}", f"系统拒绝了操作：{what}")
 
 
 def _main(argv: list[str]) -> int:

@@ -1,8 +1,8 @@
 """One home per setting: a dataclass field with its help in both languages.
 
 Flags, YAML validation, ``--help`` and the command reference are all derived from these fields. A field may
-name a family (``tuning``); the chosen member's own fields then count as settings too, so a member's options live
-in its file.
+name a family (``tuning``); the chosen member's own fields then count as settings too, so a member's options
+live in its file.
 """
 
 import dataclasses
@@ -118,7 +118,16 @@ def to_yaml(config: Any) -> str:
 
     values = {name: getattr(config, name) for name in options(type(config))}
     values |= member_settings(config)
-    return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=100)
+
+    class Dumper(yaml.SafeDumper):
+        """PyYAML writes the line breaks of Unicode raw and reads them as spaces, except in quotes."""
+
+        def represent_str(self, data: str) -> Any:
+            style = '"' if any(mark in data for mark in "\x85\u2028\u2029") else None
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+    Dumper.add_representer(str, Dumper.represent_str)
+    return yaml.dump(values, Dumper=Dumper, allow_unicode=True, sort_keys=False, width=100)
 
 
 def member_settings(config: Any) -> dict[str, Any]:
@@ -126,10 +135,11 @@ def member_settings(config: Any) -> dict[str, Any]:
     values = {name: getattr(config, name) for name in options(type(config))}
     given = getattr(config, "member_values", {})
     found = member_options(type(config), values)
-    return {name: given.get(name, _default(field)) for name, field in found.items()}
+    return {name: given.get(name, default(field)) for name, field in found.items()}
 
 
-def _default(field: "dataclasses.Field[Any]") -> Any:
+def default(field: "dataclasses.Field[Any]") -> Any:
+    """A field's default value."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default

@@ -1,7 +1,7 @@
 """What a stage tells its consumers: a stream of small typed events.
 
-The recorder, the progress bar, TensorBoard, W&B and early stopping all read this stream; none of them is called
-by the training loop. An event serialises to one JSON line (``events.jsonl``).
+The recorder, the progress bar, TensorBoard, W&B and early stopping all read this stream; none of them is
+called by the training loop. An event serialises to one JSON line (``events.jsonl``).
 """
 
 import dataclasses

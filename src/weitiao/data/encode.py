@@ -9,6 +9,7 @@ import numpy as np
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.data.table import batches
 
 CHUNK = 2000
 IGNORED = -100  # a token target that is not scored
@@ -36,6 +37,13 @@ class Ragged:
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Ragged]") -> "Ragged":
+        """The rows of all parts, in order."""
+        ends = np.cumsum([len(part.values) for part in parts])
+        starts = [part.offsets[1:] + end - len(part.values) for part, end in zip(parts, ends, strict=True)]
+        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], *starts]).astype(np.int64))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -72,6 +80,34 @@ class Encoded:
     def lengths(self) -> np.ndarray:
         """Tokens of each example, all its texts together, ``[N]``."""
         return self.ids.lengths.reshape(-1, self.per_example).sum(1)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Encoded]") -> "Encoded":
+        """The examples of all parts (at least one), in order; the parts must hold the same fields."""
+
+        def join(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            if any(value is None for value in values):
+                return None
+            if isinstance(values[0], list):
+                return [item for value in values for item in value]
+            return Ragged.joined(values) if isinstance(values[0], Ragged) else np.concatenate(values)
+
+        fields = {name: join(name) for name in ("ids", "targets", "types", "marks", "offsets", "uncut")}
+        return cls(**fields, per_example=parts[0].per_example)
+
+
+def rows_in_chunks(records: Any, columns: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
+    """A list of rows, or the rows of a ``datasets.Dataset``, in lists of at most ``CHUNK``.
+
+    A Dataset is read column by column: row by row takes ten times as long.
+    """
+    if isinstance(records, list):
+        yield from (records[start : start + CHUNK] for start in range(0, len(records), CHUNK))
+        return
+    for batch in batches(records, columns):
+        rows = [dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True)]
+        yield from rows_in_chunks(rows)
 
 
 def load_tokenizer(folder: str | Path) -> Any:

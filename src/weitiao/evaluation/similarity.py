@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from weitiao.core.messages import say
 from weitiao.evaluation._bootstrap import Statistic, point
+from weitiao.evaluation._rates import average_ranks
 from weitiao.evaluation._table import footer, headline, sections
 from weitiao.evaluation.base import Evaluation, Predictions
 
@@ -55,7 +55,7 @@ class Similarity(Evaluation):
     def worst_errors(self, predictions: Predictions, n: int = 50) -> list[dict[str, Any]]:
         """The largest differences in rank (as a share of N): what costs Spearman most on any scale."""
         gold, predicted = _numbers(predictions)
-        error = (rankdata(predicted) - rankdata(gold)) / len(gold)
+        error = (average_ranks(predicted) - average_ranks(gold)) / len(gold)
         order = np.lexsort((np.arange(len(gold)), -np.abs(error)))
         return [
             {

@@ -13,6 +13,7 @@ into memory as it is, so that pieces of the vocabulary that no text uses need no
 import struct
 import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def _parse(cursor: _Cursor) -> E5File:
     offsets = np.frombuffer(cursor.bytes(4 * (count + 1)), "<u4").tolist()
     scores = np.frombuffer(cursor.bytes(4 * count), "<f4").astype(float).tolist()
     blob = cursor.bytes(blob_bytes)
-    pieces = [blob[start:end].decode() for start, end in zip(offsets, offsets[1:], strict=False)]
+    pieces = [blob[start:end].decode() for start, end in pairwise(offsets)]
     entries, map_bytes = cursor.read("iI")
     replaced = _replacements(_Cursor(cursor.bytes(map_bytes)), entries)
     config = {

@@ -51,7 +51,8 @@ def tensorboard(folder: Path) -> Tracker:
 def wandb(folder: Path, config: Mapping[str, Any]) -> Tracker:
     """A Weights & Biases run in ``folder/wandb``: offline unless ``WANDB_MODE`` says otherwise.
 
-    An offline run is sent later by ``wandb sync``.
+    An offline run is sent later by ``wandb sync``. W&B's own service writes it, and may do so a moment after
+    ``close``; the end of the process waits for that.
 
     Raises:
         WeitiaoError: the package is not installed, or the run could not be started.

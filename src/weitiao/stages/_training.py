@@ -1,6 +1,7 @@
 """A fine-tuning run from its config to its run folder: prepares the parts, drives the loop, consumes its events."""
 
 import contextlib
+import dataclasses
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ from weitiao.core.device import keep_freed_memory, peak_memory_bytes, pick_devic
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import CheckpointEvent, EstimateEvent, EvaluationEvent, Event, NoteEvent, ProgressEvent
 from weitiao.core.messages import say
-from weitiao.core.runs import atomic_folder, write_json
+from weitiao.core.runs import atomic_folder, remove_leftovers, write_json
 from weitiao.data.encode import Ragged, load_tokenizer
 from weitiao.models.backbone import TextModel, open_backbone
 from weitiao.models.encoder import Encoder
@@ -28,14 +29,15 @@ from weitiao.models.known import KNOWN, resolve_model
 from weitiao.models.saving import DESCRIPTION, save_head, save_weights, start_pooler, transformers_class
 from weitiao.stages import _finish, _prepare
 from weitiao.stages._predictor import load_model, weights_hash
-from weitiao.stages.finetune import Config, make_task, settings_of, write_config
+from weitiao.stages.finetune import Config, how_to_resume, make_task, settings_of, write_config
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
 from weitiao.training.engagement import Engagement, count_parameters, same_outputs
 from weitiao.training.estimate import estimate
 from weitiao.training.frozen import FrozenCache, fits, frozen_layers
-from weitiao.training.loop import Parts, train
+from weitiao.training.interrupt import stop_between_steps
+from weitiao.training.loop import Parts, make_accelerator, train
 from weitiao.training.optimizer import make_optimizer, make_schedule
 from weitiao.training.outputs import features_of, outputs_of
 
@@ -47,6 +49,7 @@ class Training:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder, self.opened = config, folder, False
+        self.checkpoints = folder / "checkpoints"
         self.task = make_task(config)
         self.best = {"score": float("-inf"), "step": 0, "stale": 0}
         self.monitor = ""
@@ -56,9 +59,9 @@ class Training:
         """Prepare, train, finish."""
         self.began = time.time()
         yield from self._prepare()
-        self._open()
         yield from self._open_model()
-        if self.epochs == 0 or (self.config.start == "probe" and not self.config.resume):
+        self._open()  # as late as that: what cannot be trained leaves no run folder
+        if self.epochs == 0 or self._starts_with_probe():
             yield from self._probe()
         if self.epochs:
             yield from self._train()
@@ -98,10 +101,15 @@ class Training:
         self.monitor = self.evaluation.monitor
 
     def _open(self) -> None:
+        """Make the run folder, or clear it of what must not stay."""
         if self.config.overwrite and not self.config.resume and (self.folder / "config.yaml").exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_config(self.config, self.folder)
+            for path in self.folder.iterdir():
+                if path.name != "data":  # the tables that the Python API put there for this very run
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_leftovers(self.folder)
+        remove_leftovers(self.checkpoints)
+        # What was measured is kept, so that a resumed run goes on in the same precision.
+        write_config(dataclasses.replace(self.config, precision=self.precision), self.folder)
         self.opened = True
 
     def _open_model(self) -> Iterator[Event]:
@@ -140,6 +148,10 @@ class Training:
             return contextlib.nullcontext()
         return torch.autocast(self.device, torch.bfloat16)
 
+    def _starts_with_probe(self) -> bool:
+        going_on = self.config.resume and checkpoint.newest(self.checkpoints) is not None
+        return self.config.start == "probe" and not going_on
+
     def _probe(self) -> Iterator[Event]:
         """Fit the head on the frozen backbone's features."""
         if self.model.head.linear is None:
@@ -163,8 +175,6 @@ class Training:
     # --- training
 
     def _parts(self) -> Parts:
-        from accelerate import Accelerator
-
         config, backbone = self.config, self.model.backbone
         data = self.data.encoded["train"]
         self.compact = None
@@ -181,7 +191,7 @@ class Training:
         total = batches.steps_per_epoch * self.epochs
         targets = data.targets.values if isinstance(data.targets, Ragged) else data.targets
         self.objective.prepare(torch.from_numpy(np.asarray(targets)), self.head_kind["outputs"])
-        accelerator = Accelerator(cpu=self.device == "cpu", mixed_precision="bf16" if self.precision == "bf16" else "no")
+        accelerator = make_accelerator(self.device, self.precision)
         self.model.to(self.device)
         rate = config.learning_rate or self.tuning.learning_rate
         optimizer = make_optimizer(self.model, rate, config.weight_decay, config.layer_decay, config.head_learning_rate)
@@ -207,8 +217,7 @@ class Training:
         yield self.estimate
         first = yield from self._resumed(parts)
         self.training_began = time.time()
-        step = first
-        try:
+        with stop_between_steps() as stop:
             for event in train(parts, first):
                 step = event.step
                 self.speeds.append((event.tokens, event.tokens / event.tokens_per_second))
@@ -221,25 +230,21 @@ class Training:
                 if self.config.patience and self.best["stale"] >= self.config.patience:
                     yield NoteEvent(say(f"No better score for {self.best['stale']} epochs: stopped early", f"连续 {self.best['stale']} 轮没有提升，提前停止"))
                     break
-        except KeyboardInterrupt:
-            if step and self.model is not None:
-                self._save(step)
-            raise Interrupted(self._how_to_resume(step)) from None
-        self._best_weights()
-
-    def _how_to_resume(self, step: int) -> str:
-        command = f"weitiao finetune --output {self.folder} --resume"
-        return say(f"Stopped at step {step}; everything is saved. Go on with: {command}", f"已在第 {step} 步停止，进度已保存。继续：{command}")
+                if stop.asked:
+                    yield self._save(step)
+                    way = how_to_resume(self.folder)
+                    raise Interrupted(say(f"Stopped at step {step}; everything is saved. {way}", f"已在第 {step} 步停止，进度已保存。{way}"))
+        yield from self._best_weights()
 
     def _resumed(self, parts: Parts) -> Iterator[Event]:
         """Go on from the newest complete checkpoint; returns the step to begin with."""
         if not self.config.resume:
             return 0
         skipped: list[str] = []
-        path = checkpoint.newest(self.folder / "checkpoints", skipped=skipped)
+        path = checkpoint.newest(self.checkpoints, skipped=skipped)
         for name in skipped:
             yield NoteEvent(say(f"Checkpoint {name} is damaged and was skipped", f"检查点 {name} 已损坏，已跳过"), "warning")
-            shutil.rmtree(self.folder / "checkpoints" / name, ignore_errors=True)
+            shutil.rmtree(self.checkpoints / name, ignore_errors=True)
         if path is None:
             yield NoteEvent(say("No complete checkpoint: starting from the beginning", "没有完整的检查点：从头开始"), "warning")
             return 0
@@ -261,16 +266,17 @@ class Training:
         yield EvaluationEvent(step, "dev", scores, self.monitor, better)
 
     def _save(self, step: int) -> Event:
-        folder = self.folder / "checkpoints"
-        path = checkpoint.save(folder, self.model, self.parts.optimizer, {"step": step, "best": self.best})
-        checkpoint.keep(folder, KEPT_CHECKPOINTS, int(self.best["step"]))
+        path = checkpoint.save(self.checkpoints, self.model, self.parts.optimizer, {"step": step, "best": self.best})
+        checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, int(self.best["step"]))
         return CheckpointEvent(step, str(path))
 
-    def _best_weights(self) -> None:
+    def _best_weights(self) -> Iterator[Event]:
         """Take the best checkpoint's weights, and put the whole table of embeddings back."""
-        path = self.folder / "checkpoints" / f"step-{int(self.best['step']):08d}"
+        path = self.checkpoints / f"step-{int(self.best['step']):08d}"
         if self.best["step"] and checkpoint.is_complete(path):
             checkpoint.load_weights(path, self.model)
+        elif self.best["step"]:
+            yield NoteEvent(say(f"The best checkpoint, {path.name}, is damaged: the last step's weights are kept", f"最佳检查点 {path.name} 已损坏：保留最后一步的权重"), "warning")
         self.moved = self.engagement.check(self.model)
         if self.compact is not None:
             self.compact.restore()
@@ -289,7 +295,7 @@ class Training:
         if self.estimate is not None:
             yield EstimateEvent(peak_memory_bytes(), self.trained_seconds, actual=True)
         yield from _finish.evaluate_and_report(self, description)
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _save_model(self) -> dict[str, Any]:
         description = {

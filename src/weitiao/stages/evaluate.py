@@ -32,6 +32,7 @@ def run(config: Config) -> Iterator[Event]:
     if not config.run or not config.data:
         raise WeitiaoError(say("Name a run and a table: weitiao evaluate RUN --data test.csv", "请指定运行目录和数据表：weitiao evaluate 运行目录 --data test.csv"))
     from weitiao.core.catalogue import member
+    from weitiao.data.encode import Encoded
     from weitiao.data.quality import check_labels
     from weitiao.data.splits import column
     from weitiao.evaluation.base import write_errors
@@ -53,7 +54,8 @@ def run(config: Config) -> Iterator[Event]:
         else:
             parts.append(item)
     evaluation = member("evaluation", task.evaluation(answers))()
-    encoded, outputs = _joined(parts)
+    encoded = Encoded.joined([encoded for encoded, _ in parts])
+    outputs = [output for _, found in parts for output in found]
     predictions = task.predictions(outputs, encoded, records, answers)
     majority = _majority(trained)
     report = evaluation.report(predictions, train_majority=majority, seed=config.seed)
@@ -72,20 +74,3 @@ def _majority(trained: Any) -> Any:
     reports = trained.metrics.get("evaluation", {})
     answer = next((r["baseline"].get("answer") for r in reports.values()), None)
     return answer if trained.task.name != "token_classification" else None
-
-
-def _joined(parts: list[Any]) -> tuple[Any, list[Any]]:
-    """The encoded parts (what evaluation needs of them) and outputs as one."""
-    import numpy as np
-
-    from weitiao.data.encode import Encoded, Ragged
-
-    outputs = [output for _, outs in parts for output in outs]
-    targets: Any = None
-    if isinstance(parts[0][0].targets, np.ndarray):
-        targets = np.concatenate([encoded.targets for encoded, _ in parts])
-    offsets = None
-    if parts[0][0].offsets is not None:
-        offsets = [offset for encoded, _ in parts for offset in encoded.offsets]
-    ids = Ragged.of(encoded.ids[i] for encoded, _ in parts for i in range(len(encoded.ids)))
-    return Encoded(ids, targets, offsets=offsets, per_example=parts[0][0].per_example), outputs

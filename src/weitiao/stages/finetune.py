@@ -1,15 +1,18 @@
 """Fine-tune a pretrained model on a table of texts / 在一张文本表上微调预训练模型."""
 
+import dataclasses
+import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.config import make_member, member_settings, option, read_yaml, to_yaml
-from weitiao.core.errors import WeitiaoError
+from weitiao.core.config import default, make_member, member_settings, option, read_yaml, to_yaml
+from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import Event, NoteEvent, ResultEvent
 from weitiao.core.messages import say
-from weitiao.core.runs import Recorder, atomic_file
+from weitiao.core.runs import Recorder, atomic_file, read_json
 
 EXAMPLES = (
     "weitiao finetune --data reviews.csv --task text-classification --output runs/reviews",
@@ -69,6 +72,9 @@ def run(config: Config) -> Iterator[Event]:
     """
     if config.resume:
         config = _stored(config)
+        if _complete(Path(config.output)):
+            yield from _already_done(Path(config.output))
+            return
     _check(config)
     import datasets
 
@@ -98,6 +104,11 @@ def run(config: Config) -> Iterator[Event]:
             for consume in (recorder, *trackers) if recorder else (early.append,):
                 consume(event)
             yield event
+    except KeyboardInterrupt:
+        if not training.opened:
+            raise
+        way = how_to_resume(folder)
+        raise Interrupted(say(f"Stopped. {way}", f"已停止。{way}")) from None
     finally:
         for consume in (recorder, *trackers) if recorder else ():
             consume.close()
@@ -123,7 +134,38 @@ def _stored(config: Config) -> Config:
                 f"没有可继续的运行：找不到 {file}。请用 --output 指定运行目录",
             )
         )
-    return build(Config, read_yaml(file) | {"output": config.output, "resume": True})
+    stored = read_yaml(file)
+    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != default(f)}
+    given |= given.pop("member_values", {})
+    may_change = {"output", "resume", "threads", "trackers"}
+    for name, value in given.items():
+        if name not in may_change and value != stored.get(name):
+            raise WeitiaoError(
+                say(
+                    f"{name} is {value} here, but {stored.get(name)} in the run that is to go on: leave it out, or begin anew "
+                    "with --overwrite",
+                    f"此处 {name} 为 {value}，而要继续的运行中是 {stored.get(name)}：请去掉该选项，或用 --overwrite 重新开始",
+                )
+            )
+    return build(Config, stored | {name: given[name] for name in may_change if name in given})
+
+
+def _complete(folder: Path) -> bool:
+    """Whether nothing is left to do: the report is written last."""
+    return all((folder / name).exists() for name in ("model", "metrics.json", "report.html"))
+
+
+def _already_done(folder: Path) -> Iterator[Event]:
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a kill may have come between the report and this
+    scores = {split: report["scores"] for split, report in read_json(folder / "metrics.json")["evaluation"].items()}
+    yield NoteEvent(say(f"The run in {folder} is complete: nothing to resume", f"{folder} 中的运行已完成，无需继续"))
+    yield ResultEvent(str(folder), {"scores": scores})
+
+
+def how_to_resume(folder: Path) -> str:
+    """The command that goes on with a run."""
+    command = shlex.join(["weitiao", "finetune", "--output", str(folder), "--resume"])
+    return say(f"Go on with: {command}", f"继续：{command}")
 
 
 def _check(config: Config) -> None:
@@ -141,9 +183,9 @@ def _stem(data: str) -> str:
 
 
 def write_config(config: Config, folder: Path) -> None:
-    """``config.yaml``: everything that reproduces the run."""
+    """``config.yaml``: everything that reproduces the run, from its beginning."""
     with atomic_file(folder / "config.yaml") as file:
-        file.write(to_yaml(config))
+        file.write(to_yaml(dataclasses.replace(config, resume=False, overwrite=False)))
 
 
 def result(folder: Path, metrics: dict[str, Any], text: str) -> Iterator[Event]:

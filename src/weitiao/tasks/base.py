@@ -1,7 +1,7 @@
 """The contract of a task: from a table's rows to token ids and targets, and from outputs to answers.
 
 A member is a dataclass whose ``option`` fields are settings. The way through: ``example`` (row -> record), ``learn``
-(records -> what the answers can be), ``encode`` (records -> token ids and targets), ``head``, and back with
+(records -> what the answers can be), ``encode`` (records -> token ids and targets, by ``encode_rows``), ``head``, and back with
 ``predictions`` (for evaluation) and ``answers`` (for people).
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from weitiao.core.errors import BadRow
 from weitiao.core.messages import say
 from weitiao.data.columns import Column
-from weitiao.data.encode import Encoded
+from weitiao.data.encode import Encoded, rows_in_chunks
 from weitiao.evaluation.base import Predictions
 
 
@@ -59,8 +59,13 @@ class Task(ABC):
         """What the answers can be, from the training records."""
 
     @abstractmethod
-    def encode(self, records: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
-        """Token ids, and targets where ``answers`` is given."""
+    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+        """Token ids of some records, and targets where ``answers`` is given."""
+
+    def encode(self, records: Any, tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+        """Token ids of all records (a list, or a ``datasets.Dataset``), a chunk at a time: a million texts must fit."""
+        parts = [self.encode_rows(rows, tokenizer, max_length, answers) for rows in rows_in_chunks(records)]
+        return Encoded.joined(parts or [self.encode_rows([], tokenizer, max_length, answers)])
 
     @abstractmethod
     def head(self, answers: Answers, pooling: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ punctuation markers of Zhou & Chen 2022, which need no new tokens: ``@ head @`` 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +45,18 @@ class RelationExtraction(Task):
     def learn(self, records: Any) -> Answers:
         return Answers("classes", sorted(set(records["label"])))
 
-    def encode(self, records: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
-        rows = list(records)
+    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
         marked = [mark(row["text"], row["places"]) for row in rows]
         encodings = list(encode_texts(tokenizer, (text for text, _ in marked), max_length, offsets=True))
-        for i, encoding in enumerate(encodings):
-            if max(marked[i][1]) >= _reach(encoding):
-                # The sentence is cut before an entity: keep a window around both instead of its beginning.
-                marked[i] = mark(*_window(rows[i]["text"], rows[i]["places"], max_length))
+        uncut = np.array([uncut_length(e) for e in encodings])
+        for i, row in enumerate(rows):
+            # Where the cut loses an entity, keep a window around both instead, the widest that holds them.
+            for characters in (4 * max_length, 2 * max_length, max_length, max_length // 2):
+                if _end(marked[i][1], row["places"]) <= _reach(encodings[i]):
+                    break
+                marked[i] = mark(*_window(row["text"], row["places"], characters))
                 encodings[i] = next(encode_texts(tokenizer, [marked[i][0]], max_length, offsets=True))
         marks = np.array([[_token_at(e, place) for place in m[1]] for e, m in zip(encodings, marked, strict=True)])
-        uncut = np.array([uncut_length(e) for e in encodings])
         encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=uncut, marks=marks.reshape(-1, 2))
         if answers is not None:
             encoded.targets = class_targets(rows, answers)
@@ -131,12 +132,18 @@ def _find_both(text: str, head: str, tail: str) -> list[int]:
     return [*h, *t]
 
 
-def _window(text: str, places: Sequence[int], max_length: int) -> tuple[str, list[int]]:
-    """The part of a text around both entities, short enough to keep them: half of ``max_length`` characters."""
+def _window(text: str, places: Sequence[int], characters: int) -> tuple[str, list[int]]:
+    """The part of a text around both entities, of so many characters; both entities at least."""
     low, high = min(places), max(places)
-    room = max(max_length // 2 - (high - low), 0) // 2
+    room = max(characters - (high - low), 0) // 2
     start, end = max(low - room, 0), min(high + room, len(text))
     return text[start:end], [place - start for place in places]
+
+
+def _end(openings: Sequence[int], places: Sequence[int]) -> int:
+    """Where the entity that ends last ends in the marked text: behind its opening marker and itself."""
+    h0, h1, t0, t1 = places
+    return max(openings[0] + 2 + h1 - h0, openings[1] + 2 + t1 - t0)
 
 
 def _reach(encoding: Any) -> int:

@@ -1,6 +1,6 @@
 """A label for a text: two, many, or several at once / 文本分类：二分类、多分类、多标签."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,21 +47,20 @@ class TextClassification(Task):
             return Answers("labels", sorted({name for label in labels for name in label}))
         return Answers("classes", sorted(set(labels)))
 
-    def encode(self, records: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
-        encodings = list(encode_texts(tokenizer, (r["text"] for r in records), max_length))
+    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+        encodings = list(encode_texts(tokenizer, (row["text"] for row in rows), max_length))
         encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=np.array([uncut_length(e) for e in encodings]))
         if answers is not None:
-            encoded.targets = self._targets(records, answers)
+            encoded.targets = self._targets(rows, answers)
         return encoded
 
-    def _targets(self, records: Iterable[dict[str, Any]], answers: Answers) -> np.ndarray:
+    def _targets(self, rows: list[dict[str, Any]], answers: Answers) -> np.ndarray:
         if answers.kind == "classes":
-            return class_targets(records, answers)
+            return class_targets(rows, answers)
         number = {name: i for i, name in enumerate(answers.names)}
-        rows = [record["label"] for record in records]
         targets = np.zeros((len(rows), len(number)), np.int64)
-        for i, names in enumerate(rows):
-            targets[i, [number[name] for name in names]] = 1
+        for i, row in enumerate(rows):
+            targets[i, [number[name] for name in row["label"]]] = 1
         return targets
 
     def head(self, answers: Answers, pooling: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Do two texts match: a class, or how similar they are / 文本匹配：两段文本的类别或相似度."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,7 @@ class TextMatching(Task):
             return Answers("values", names, 0.0, float(len(names) - 1))
         return Answers("values", [], min(numbers), max(numbers))
 
-    def encode(self, records: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
-        rows = list(records)
+    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
         if self.encoder == "bi":
             texts = (text for row in rows for text in (row["text_a"], row["text_b"]))
             encodings = list(encode_texts(tokenizer, texts, max_length))

@@ -1,6 +1,6 @@
 """Find and label spans of a text, such as names / 序列标注：在文本中找出实体并标注类型（NER）."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,7 @@ class TokenClassification(Task):
         kinds = sorted({span["label"] for spans in records["spans"] for span in spans})
         return Answers("classes", ["O", *(f"{side}-{kind}" for kind in kinds for side in "BI")])
 
-    def encode(self, records: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
-        rows = list(records)
+    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
         spaced = [_put_apart(row["text"]) if self.split_chinese else (row["text"], None) for row in rows]
         encodings = list(encode_texts(tokenizer, (text for text, _ in spaced), max_length, offsets=True))
         offsets = [

@@ -123,7 +123,7 @@ def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, most: int) -> list[np.n
         return [rows]
     parts = -(-total // most)
     reached = np.cumsum(lengths[rows])
-    edges = np.searchsorted(reached, total * np.arange(1, parts) / parts)
+    edges = np.searchsorted(reached, total * np.arange(1, parts) / parts, side="right")
     return [part for part in np.split(rows, edges) if len(part)]
 
 

@@ -21,12 +21,14 @@ class CompactEmbeddings:
         self.remap[self.used] = np.arange(len(self.used))
         rows = self.whole[torch.from_numpy(self.used)].clone()
         self.embeddings.word_embeddings = nn.Embedding.from_pretrained(rows, freeze=False)
+        self.restored = False
 
     def restore(self) -> None:
         """Write the trained rows into the whole table and put it back. A second call does nothing."""
-        current = self.embeddings.word_embeddings.weight
-        if current.data is self.whole:
+        if self.restored:
             return
+        self.restored = True
+        current = self.embeddings.word_embeddings.weight
         self.whole[torch.from_numpy(self.used)] = current.data.cpu()
         self.embeddings.word_embeddings = nn.Embedding.from_pretrained(
             self.whole.to(current.device), freeze=not current.requires_grad

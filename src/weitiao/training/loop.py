@@ -41,6 +41,16 @@ class Parts:
     seed: int = 0
 
 
+def make_accelerator(device: str, precision: str) -> Any:
+    """The ``accelerate.Accelerator`` of a run, on ``cpu`` or another device, in ``fp32`` or ``bf16``."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # One process may train several times; accelerate refuses a second precision unless its state is cleared.
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+
+
 def train(parts: Parts, first_step: int = 0) -> Iterator[StepEvent]:
     """Train from ``first_step`` to ``parts.total_steps``, yielding an event after each optimizer step.
 

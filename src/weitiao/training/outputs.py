@@ -9,6 +9,7 @@ import torch
 
 from weitiao.data.encode import Encoded
 from weitiao.models.backbone import TextModel
+from weitiao.models.heads import TokenHead
 from weitiao.training.batches import Batch, Batches, in_order
 
 
@@ -20,7 +21,7 @@ def outputs_of(model: TextModel, encoded: Encoded, **how: Any) -> list[Any]:
     """
     found: list[Any] = [None] * len(encoded)
     for batch, out in _run(model, encoded, lambda b: model(b.packed, b.marks_T), **how):
-        for row, values in _split(batch, out):
+        for row, values in _split(batch, out, isinstance(model.head, TokenHead)):
             found[row] = values
     return found
 
@@ -34,7 +35,7 @@ def features_of(model: TextModel, encoded: Encoded, **how: Any) -> list[Any]:
         return model.head.features(hidden_TD, batch.packed, batch.marks_T)
 
     for batch, out in _run(model, encoded, run, **how):
-        for row, values in _split(batch, out):
+        for row, values in _split(batch, out, isinstance(model.head, TokenHead)):
             found[row] = values
     return found
 
@@ -62,9 +63,9 @@ def _run(
         model.train(was_training)
 
 
-def _split(batch: Batch, out: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _split(batch: Batch, out: np.ndarray, by_token: bool) -> Iterator[tuple[int, np.ndarray]]:
     """The part of a batch's output that belongs to each example."""
-    if len(out) == len(batch.rows):
+    if not by_token:
         yield from zip(batch.rows.tolist(), out, strict=True)
         return
     starts = batch.packed.starts_B.tolist()

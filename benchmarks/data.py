@@ -1,0 +1,147 @@
+"""The texts that benchmarks use: seeded samples of real data, written as tables that both sides read.
+
+Read from the shared data sets beside the repository; none of it is copied into the repository.
+"""
+
+import csv
+import gzip
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import ROOT, SCRATCH
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.runs import atomic_file
+
+SHARED = ROOT.parent / "shared" / "data"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task's data: ``read(split)`` for ``train`` and ``test``; ``score`` names the score compared."""
+
+    task: str
+    score: str
+    epochs: int
+    read: Callable[[str], list[Row]]
+
+
+def lines(path: str) -> Iterator[str]:
+    """The lines of a shared file.
+
+    Raises:
+        WeitiaoError: the file is not there.
+    """
+    file = SHARED / path
+    if not file.exists():
+        raise WeitiaoError(f"Benchmarks read {file}, which is not there")
+    with gzip.open(file, "rt", encoding="utf-8-sig", newline="") as opened:
+        yield from opened
+
+
+def _banking77(split: str) -> list[Row]:
+    rows = csv.DictReader(lines(f"text/banking77_{split}.csv.gz"))
+    return [{"text": row["text"], "label": row["category"]} for row in rows]
+
+
+def _csl(split: str) -> list[Row]:
+    return _json(f"text/csl_category_{split}.jsonl.gz", "text", "label")
+
+
+def _sst2(split: str) -> list[Row]:
+    pairs = (line.rstrip("\n").split(" ", 1) for line in lines(f"text/stsa.binary.{split}.txt.gz"))
+    return [{"text": text, "label": ("negative", "positive")[int(label)]} for label, text in pairs]
+
+
+def _cluener(split: str) -> list[Row]:
+    return _json(f"ner_relation/cluener_{split}.jsonl.gz", "text", "label")
+
+
+def _finre(split: str) -> list[Row]:
+    rows = _json(f"ner_relation/FinRE_{split}.jsonl.gz", "text", "head", "tail", "relation")
+    return [row for row in rows if row["head"] in row["text"] and row["tail"] in row["text"]]
+
+
+def _stsb(split: str) -> list[Row]:
+    rows = csv.reader(lines(f"pairs/zh_stsb_{split}.csv.gz"))
+    return [{"text_a": a, "text_b": b, "label": float(score)} for a, b, score in rows]
+
+
+def _json(path: str, *keys: str) -> list[Row]:
+    return [{key: row[key] for key in keys} for row in map(json.loads, lines(path))]
+
+
+DATASETS = {
+    "banking77": Dataset("text_classification", "accuracy", 10, _banking77),
+    "csl": Dataset("text_classification", "accuracy", 5, _csl),
+    "sst2": Dataset("text_classification", "accuracy", 5, _sst2),
+    "cluener": Dataset("token_classification", "f1", 5, _cluener),
+    "finre": Dataset("relation_extraction", "accuracy", 5, _finre),
+    "stsb_zh": Dataset("text_matching", "spearman", 5, _stsb),
+}
+
+
+def tables(name: str, texts: int, test_texts: int, seed: int) -> tuple[Path, Path]:
+    """A sample's training and test tables as JSON lines (0 texts: all). The test rows are the same for every seed."""
+    found = []
+    data = DATASETS[name]
+    for split, wanted, chosen_by in (("train", texts, seed), ("test", test_texts, 0)):
+        path = SCRATCH / "data" / f"{name}-{split}-{wanted}-{chosen_by}.jsonl"
+        if not path.exists():
+            write(path, sample(data.read(split), wanted, chosen_by, split == "train"))
+        found.append(path)
+    return found[0], found[1]
+
+
+def write(path: Path, rows: Sequence[Row]) -> Path:
+    """Rows as JSON lines."""
+    with atomic_file(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def sample(rows: Sequence[Row], wanted: int, seed: int, every_label: bool = True) -> list[Row]:
+    """So many rows at random (0: all); with ``every_label`` each class has at least one, or a test could ask for
+    an answer that was never taught."""
+    rows = random.Random(seed).sample(rows, len(rows))
+    if not wanted or wanted >= len(rows):
+        return rows
+    first: dict[Any, int] = {}
+    for i, row in enumerate(rows):
+        label = row.get("label", row.get("relation"))
+        if every_label and isinstance(label, str):
+            first.setdefault(label, i)
+    needed = set(first.values())
+    rest = [i for i in range(len(rows)) if i not in needed]
+    return [rows[i] for i in sorted([*needed, *rest[: max(wanted - len(needed), 0)]])]
+
+
+def speed_table(kind: str, texts: int) -> Path:
+    """Texts to measure speed on: ``short`` (SST-2), ``long`` (English news), ``long-bilingual`` (news and Chinese reviews).
+
+    Every second long text is two news items, which spreads the lengths over what ``max_length=128`` lets in.
+    """
+    path = SCRATCH / "data" / f"speed-{kind}-{texts}.jsonl"
+    if path.exists():
+        return path
+    if kind == "short":
+        return write(path, sample(_sst2("train"), texts, 0))
+    english = sample(_news(), texts, 0)
+    if kind == "long-bilingual":
+        rows = csv.DictReader(lines("text/online_shopping_10_cats.csv.gz"))
+        chinese = [{"text": row["review"], "label": row["label"]} for row in rows if len(row["review"]) >= 60]
+        english = sample(english, texts // 2, 0) + sample(chinese, texts // 2, 0)
+    return write(path, sample(english, texts, 1))
+
+
+def _news() -> list[Row]:
+    items = [(row[0], f"{row[1]}. {row[2]}") for row in csv.reader(lines("text/ag_news_test.csv.gz"))]
+    found = []
+    while len(items) > 2:
+        (label, text), (_, second), (third_label, third) = items.pop(), items.pop(), items.pop()
+        found += [{"text": f"{text} {second}", "label": label}, {"text": third, "label": third_label}]
+    return found
