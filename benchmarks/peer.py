@@ -184,7 +184,7 @@ def fit(peer: Peer, encoded: Encoded, settings: dict[str, Any], way: Way, output
     Args:
         settings: as of ``weitiao finetune``; with ``steps``, only so many, of the batches that a whole epoch would have.
     """
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     rows, size, steps = rows_of(encoded), settings["batch_size"], settings.get("steps", 0)
     strategy = "group_by_length" if way.grouped else "random"
@@ -222,7 +222,9 @@ def fit(peer: Peer, encoded: Encoded, settings: dict[str, Any], way: Way, output
         label_names=["labels"],
     )
     collator = Collator(peer.backbone.config.pad_token_id or 0, way.padding, settings["max_length"])
-    Trainer(peer, arguments, train_dataset=rows, data_collator=collator, callbacks=[Clock()]).train()
+    trainer = Trainer(peer, arguments, train_dataset=rows, data_collator=collator, callbacks=[Clock()])
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     return times
 
 

@@ -90,5 +90,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     folder = tmp_path_factory.mktemp("model") / "tiny"
     BertModel(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, model_input_names=inputs, **names).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=64, model_input_names=inputs, **names
+    ).save_pretrained(folder)
     return folder

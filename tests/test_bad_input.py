@@ -86,7 +86,7 @@ def refused_training(refused: Refused, basics: list[str], tmp_path: Path) -> Ref
         (b"text,label\n", "no rows"),
         (b"text,label\nok,a\n\xff\xfe\xfd,b\n", "neither UTF-8 nor GB18030: byte 0xff at offset 16 (line 3)"),
         (b"text,label\nfirst,same\nsecond,same\nthird,same\n", "same label 'same'"),
-        (b"text,label\nonly one,a\n", "'a'"),
+        (b"text,label\nonly one,a\n", "Too few different texts (1)"),
         (b"id,label\n1,a\n2,b\n", "no column for 'text'"),
         (b"text,author\nx,a\ny,b\n", "no column for 'label'"),
         (b"text,label\nfirst,a\nsecond\n", "row 3"),
@@ -98,7 +98,7 @@ def test_bad_tables(refused_training: Refused, tmp_path: Path, content: bytes, e
     (tmp_path / "bad.csv").write_bytes(content)
     line = refused_training(tmp_path / "bad.csv")
     assert expected in line
-    assert "bad.csv" in line or "same label" in line or "only one" in content.decode("latin1")
+    assert "bad.csv" in line or content.startswith((b"text,label\nfirst,same", b"text,label\nonly"))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_bad_row_is_named_or_skipped_and_listed(
 ) -> None:
     bad = write(tmp_path / "rows.csv", [*rows[:10], ["no label", ""], *rows[10:], ["another", ""]])
     line = refused_training(bad)
-    assert f"{bad}, row 12, column 'label': there is no value. Mend the row, or pass --skip-bad-rows" in line
+    assert f"{bad}, row 12, column 'label': there is no label. Mend the row, or pass --skip-bad-rows" in line
     assert main(["finetune", *basics, "--data", str(bad), "--output", str(tmp_path / "run"), "--skip-bad-rows"]) == 0
     assert "2 bad rows skipped: 12 (" in capfd.readouterr().err.replace("\n", " ")
     data = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["data"]
@@ -242,7 +242,7 @@ def test_a_pickle_is_refused_and_never_opened(
     (model / name).write_bytes(pickle.dumps(Bomb(tmp_path / "went off")))
     line = refused_training(good, "--model", model)
     assert name in line
-    assert ("refused" in line) == (name != "model.safetensors")
+    assert (": refused" in line) == (name != "model.safetensors")
     assert not (tmp_path / "went off").exists()
     with open(model / name, "rb") as file:
         pickle.load(file)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import importlib.util
+import io
 import json
 import re
 from collections.abc import Callable
@@ -56,16 +57,24 @@ def read_raw(path: Path) -> tuple[str, list[str]]:
         text = file.read()
     if ".conll" in path.name:
         return "", [block + "\n\n" for block in re.split(r"\n\s*\n", text.strip("\n"))]
-    lines = text.splitlines(keepends=True)
-    return (lines[0], lines[1:]) if "banking" in str(path) else ("", lines)
+    if ".csv" not in path.name:
+        return "", text.splitlines(keepends=True)
+    rows = [csv_row(row) for row in csv.reader(io.StringIO(text))]  # a cell may hold a line break
+    return (rows[0], rows[1:]) if "banking" in str(path) else ("", rows)
 
 
-def labels_in(row: str, name: str) -> set[str]:
+def csv_row(cells: list[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    return out.getvalue()
+
+
+def labels_in(row: str, name: str, header: str) -> set[str]:
     """The labels a raw row carries."""
     if ".conll" in name:
         return {line.split("\t")[1][2:] for line in row.strip().split("\n")} - {""}
     if ".csv" in name:
-        return {next(csv.reader([row]))[-1]} if "stsb" not in name else set()
+        return {row.strip().rsplit(",", 1)[1]} if "category" in header else set()
     found = json.loads(row)
     label = found.get("label", found.get("relation"))
     return set(label) if isinstance(label, dict) else set(label.split(" "))
@@ -78,8 +87,8 @@ def subset(source: Path, folder: Path, train: int = 120, test: int = 40) -> tupl
     # Files may be sorted by label: rows are taken from all over the file.
     order = np.random.default_rng(0).permutation(len(rows))
     chosen = [rows[i] for i in order[:train]]
-    known = set().union(*(labels_in(row, name) for row in chosen))
-    rest = [rows[i] for i in order[train:] if labels_in(rows[i], name) <= known][:test]
+    known = set().union(*(labels_in(row, name, header) for row in chosen))
+    rest = [rows[i] for i in order[train:] if labels_in(rows[i], name, header) <= known][:test]
     paths = folder / f"some_{name}", folder / f"test_{name}"
     for path, part in zip(paths, (chosen, rest), strict=True):
         path.write_text(header + "".join(part), encoding="utf-8")
@@ -265,14 +274,14 @@ def test_top_layers_leave_the_rest_as_it_was(train: Callable[..., Any], tiny_mod
 
 
 def test_a_probe_is_a_better_start_than_chance(train: Callable[..., Any]) -> None:
-    assert losses(train(start="probe"))[0] < 0.8 * losses(train())[0]
+    assert losses(train(start="probe", dropout=0.0))[0] < 0.5 * losses(train(dropout=0.0))[0]
 
 
 def test_objectives_change_the_loss(train: Callable[..., Any]) -> None:
     plain = losses(train())[0]
     assert losses(train(objective="focal"))[0] < plain  # (1 - p)^2 < 1
-    assert losses(train(class_weights="balanced"))[0] != pytest.approx(plain)
-    assert losses(train(label_smoothing=0.1))[0] != pytest.approx(plain)
+    assert losses(train(objective="cross_entropy", class_weights="balanced"))[0] != pytest.approx(plain)
+    assert losses(train(objective="cross_entropy", label_smoothing=0.1))[0] != pytest.approx(plain)
 
 
 def test_checkpointing_the_gradients_changes_nothing(train: Callable[..., Any]) -> None:

@@ -161,7 +161,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_model):
     before = weights(model)
     with pytest.raises(WeitiaoError, match="nan at step 1"):
         list(train(make_parts(model, table())))
-    assert torch.equal(before["backbone.embeddings.LayerNorm.weight"], model.backbone.embeddings.LayerNorm.weight)
+    assert torch.equal(
+        before["backbone.embeddings.LayerNorm.weight"], model.backbone.embeddings.LayerNorm.weight
+    )
 
 
 def test_gradients_are_clipped(tiny_model):
@@ -424,7 +426,9 @@ def test_a_probe_for_several_labels_is_one_regression_each():
     with torch.no_grad():
         ours = torch.sigmoid(head.linear(torch.from_numpy(x))).numpy()
     for i in (0, 1):
-        theirs = LogisticRegression(C=1.0, max_iter=1000, tol=1e-8).fit(z, labels[:, i]).predict_proba(z)[:, 1]
+        theirs = (
+            LogisticRegression(C=1.0, max_iter=1000, tol=1e-8).fit(z, labels[:, i]).predict_proba(z)[:, 1]
+        )
         np.testing.assert_allclose(ours[:, i], theirs, atol=5e-3)
 
 

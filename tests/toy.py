@@ -19,6 +19,11 @@ from weitiao.training.optimizer import make_optimizer, make_schedule
 POOLED = {"type": "pooled", "outputs": 3, "pooling": "mean"}
 
 
+def make(family: str, name: str, **options: Any) -> Any:
+    """A member of a family with these settings."""
+    return catalogue.member(family, name)(**options)
+
+
 def table(count: int = 24, seed: int = 0, longest: int = 20) -> Encoded:
     """Random texts of 3 .. ``longest`` tokens with one of three classes each."""
     random = np.random.default_rng(seed)
@@ -28,7 +33,9 @@ def table(count: int = 24, seed: int = 0, longest: int = 20) -> Encoded:
     return Encoded(ids, targets=random.integers(0, 3, count))
 
 
-def open_model(folder: Path, tuning: Any = None, head: dict[str, Any] = POOLED, dropout: float = 0.0) -> TextModel:
+def open_model(
+    folder: Path, tuning: Any = None, head: dict[str, Any] = POOLED, dropout: float = 0.0
+) -> TextModel:
     """The model in a folder under a new head, with a tuning method applied (default: full)."""
     torch.manual_seed(1)
     backbone, config, beside = open_backbone(folder, dropout)

@@ -8,13 +8,13 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
-__all__ = ["evaluate", "finetune", "load", "predict"]
+from weitiao.core.version import __version__
+__all__ = ["__version__", "evaluate", "finetune", "load", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on use: ``import weitiao`` must not import torch.
-    if name in __all__:
+    if name in __all__[1:]:
         from weitiao import api
 
         return getattr(api, name)

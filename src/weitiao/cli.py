@@ -56,7 +56,7 @@ def _main(argv: list[str]) -> int:
         print(overview())
         return 0
     if argv[0] in ("-V", "--version"):
-        from weitiao import __version__
+        from weitiao.core.version import __version__
 
         print(f"weitiao {__version__}")
         return 0

@@ -138,6 +138,12 @@ def member_settings(config: Any) -> dict[str, Any]:
     return {name: given.get(name, default(field)) for name, field in found.items()}
 
 
+def settings_of(config: Any, family: str, name: str) -> dict[str, Any]:
+    """The settings of one chosen member, with its defaults filled in."""
+    known = options(catalogue.member(family, name))
+    return {key: value for key, value in member_settings(config).items() if key in known}
+
+
 def default(field: "dataclasses.Field[Any]") -> Any:
     """A field's default value."""
     if field.default_factory is not dataclasses.MISSING:

@@ -45,7 +45,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def open_backbone(folder: Path, dropout: float | None = None) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
+def open_backbone(
+    folder: Path, dropout: float | None = None
+) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
     """The encoder in a folder (checked before by ``known.check_folder``).
 
     Args:
@@ -66,7 +68,9 @@ def open_backbone(folder: Path, dropout: float | None = None) -> tuple[nn.Module
         return HubEncoder.from_folder(folder, config), config, {}
     encoder = Encoder(Shape.from_config(config))
     tensors = read_tensors(folder)
-    prefix = next((p for p in ("", "bert.", "roberta.") if f"{p}embeddings.word_embeddings.weight" in tensors), None)
+    prefix = next(
+        (p for p in ("", "bert.", "roberta.") if f"{p}embeddings.word_embeddings.weight" in tensors), None
+    )
     if prefix is None:
         raise WeitiaoError(say(f"{folder} holds no encoder weights", f"{folder} 中没有编码器权重"))
     wanted = encoder.state_dict()
@@ -74,7 +78,11 @@ def open_backbone(folder: Path, dropout: float | None = None) -> tuple[nn.Module
     if missing:
         raise WeitiaoError(say(f"{folder} lacks the tensor {missing[0]}", f"{folder} 缺少张量 {missing[0]}"))
     encoder.load_state_dict({name: tensors.pop(prefix + name).float() for name in wanted})
-    rest = {name.removeprefix(prefix): tensor.float() for name, tensor in tensors.items() if "position_ids" not in name}
+    rest = {
+        name.removeprefix(prefix): tensor.float()
+        for name, tensor in tensors.items()
+        if "position_ids" not in name
+    }
     return encoder, config, rest
 
 
@@ -90,7 +98,7 @@ def _is_ours(config: dict[str, Any]) -> bool:
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder's safetensors files."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

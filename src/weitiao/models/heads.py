@@ -31,7 +31,9 @@ class Head(nn.Module):
         """What the last layer sees, ``[B, F]`` or ``[T, F]``."""
         raise NotImplementedError
 
-    def forward(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None) -> Tensor:
+    def forward(
+        self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None
+    ) -> Tensor:
         """Logits ``[B, C]`` or ``[T, C]``."""
         x = self.features(hidden_TD, packed, marks_T)
         if dropout is not None and self.dropout_probability > 0:
@@ -50,7 +52,9 @@ def pool(hidden_TD: Tensor, packed: Packed, pooling: str) -> Tensor:
     """One vector a text, ``[B, D]``: the mean of its tokens, or its first token."""
     if pooling != "mean":
         return hidden_TD[packed.starts_B]
-    total_BD = hidden_TD.new_zeros(len(packed.lengths_B), hidden_TD.shape[1]).index_add(0, packed.owner_T, hidden_TD)
+    total_BD = hidden_TD.new_zeros(len(packed.lengths_B), hidden_TD.shape[1]).index_add(
+        0, packed.owner_T, hidden_TD
+    )
     return total_BD / packed.lengths_B.unsqueeze(1)
 
 
@@ -102,7 +106,9 @@ class EmbeddingHead(Head):
         super().__init__()
         self.pooling = "mean" if pooling == "own" else pooling
 
-    def forward(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None) -> Tensor:
+    def forward(
+        self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None
+    ) -> Tensor:
         return F.normalize(pool(hidden_TD, packed, self.pooling), dim=-1)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.core.runs import read_json
 from weitiao.core.sources import Package, Resolved, Source, Tell, cached, resolve
 
 DEFAULT = "multilingual-e5-small"
@@ -121,9 +122,23 @@ def check_folder(folder: Path) -> None:
                 f"{folder} 不是模型目录：其中应有 config.json 和 model.safetensors",
             )
         )
+    _check_config(folder / "config.json")
     _check_shards(folder)
     for file in tensors:
         _check_tensors(file)
+
+
+def _check_config(path: Path) -> None:
+    """A configuration, where there is one, must be JSON and say what kind of model it is."""
+    if path.exists():
+        config = read_json(path)
+        if not isinstance(config, dict) or not config.get("model_type"):
+            raise WeitiaoError(
+                say(
+                    f"{path} names no model_type: it is not the configuration of a model",
+                    f"{path} 没有 model_type：它不是模型的配置",
+                )
+            )
 
 
 def _check_shards(folder: Path) -> None:

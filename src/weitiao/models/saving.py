@@ -1,10 +1,10 @@
-"""A model folder: opens in ``transformers`` (or ``peft``) as far as the same function exists there, and in Weitiao whole.
+"""A model folder: opens whole in Weitiao, and in ``transformers`` or ``peft`` as far as the same function exists there.
 
 ``weitiao.json`` describes what lies beside the weights: task, answers, head, the tuning method and its base.
 
 * The head computes what a ``transformers`` class does: one ``model.safetensors`` under that class's names.
-* It does not (mean pooling, marked tokens): the backbone alone in ``model.safetensors``, ``head.safetensors`` beside it.
-* An adapter: ``adapter_config.json``, ``adapter_model.safetensors``, ``head.safetensors``; the base is named and hashed.
+* It does not (mean pooling, marked tokens): the backbone alone in ``model.safetensors``, ``head.safetensors`` beside.
+* An adapter: ``adapter_config.json``, ``adapter_model.safetensors``, ``head.safetensors``; the base named and hashed.
 """
 
 import json
@@ -22,15 +22,16 @@ from weitiao.models.encoder import Encoder
 from weitiao.models.heads import Head, PooledHead, TokenHead
 
 DESCRIPTION = "weitiao.json"
+PARTS = ("task", "task_options", "answers", "head", "max_length", "tuning", "tuning_options", "base")
 HEAD_FILE = "head.safetensors"
+TYPES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 
 
 def transformers_class(model: TextModel) -> str:
     """The ``transformers`` class that computes the same function, head included; "" where there is none."""
     if not isinstance(model.backbone, Encoder):
         return ""
-    prefix = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
-    family = prefix[model.config["model_type"]]
+    family = type_of(model.config)
     if isinstance(model.head, TokenHead):
         return f"{family}ForTokenClassification"
     if isinstance(model.head, PooledHead) and model.head.pooling == "own" and family == "Bert":
@@ -45,15 +46,29 @@ def save_weights(folder: Path, model: TextModel, names: list[str], problem: str)
         names: the class names, for ``id2label``.
         problem: ``single_label_classification``, ``multi_label_classification`` or ``regression``.
     """
-    backbone = model.backbone.state_dict() if isinstance(model.backbone, Encoder) else model.backbone.model.state_dict()
-    config = {key: value for key, value in model.config.items() if key not in ("_name_or_path", "quantization_config")}
+    backbone = (
+        model.backbone.state_dict()
+        if isinstance(model.backbone, Encoder)
+        else model.backbone.model.state_dict()
+    )
+    config = {
+        key: value
+        for key, value in model.config.items()
+        if key not in ("_name_or_path", "quantization_config")
+    }
     config["dtype"] = "float32"
     config.pop("torch_dtype", None)
     whole = transformers_class(model)
     if whole:
         prefix = "bert." if whole.startswith("Bert") else "roberta."
-        tensors = {prefix + name: tensor for name, tensor in backbone.items()} | _head_there(model.head, prefix)
-        config |= {"architectures": [whole], "problem_type": problem, "classifier_dropout": model.head.dropout_probability}
+        tensors = {prefix + name: tensor for name, tensor in backbone.items()} | _head_there(
+            model.head, prefix
+        )
+        config |= {
+            "architectures": [whole],
+            "problem_type": problem,
+            "classifier_dropout": model.head.dropout_probability,
+        }
     else:
         tensors = dict(backbone)
         save_head(folder, model.head)
@@ -70,7 +85,7 @@ def save_weights(folder: Path, model: TextModel, names: list[str], problem: str)
 
 def type_of(config: dict[str, Any]) -> str:
     """``Bert`` for a config of type ``bert``, and so on."""
-    return {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}[config["model_type"]]
+    return TYPES[config["model_type"]]
 
 
 def save_head(folder: Path, head: Head) -> None:
@@ -96,7 +111,12 @@ def load_head(folder: Path, head: nn.Module, beside: dict[str, Tensor]) -> None:
     wanted = head.state_dict()
     wrong = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
     if wrong:
-        raise WeitiaoError(say(f"{folder}: the head lacks {wrong[0]}, or its size is wrong", f"{folder}：分类头缺少 {wrong[0]} 或尺寸不符"))
+        raise WeitiaoError(
+            say(
+                f"{folder}: the head lacks {wrong[0]}, or its size is wrong",
+                f"{folder}：分类头缺少 {wrong[0]} 或尺寸不符",
+            )
+        )
     head.load_state_dict({name: tensors[name] for name in wanted})
 
 
@@ -111,23 +131,36 @@ def read_description(folder: Path) -> dict[str, Any]:
     """``weitiao.json`` of a model folder.
 
     Raises:
-        WeitiaoError: there is none, or it is damaged.
+        WeitiaoError: there is none, it is damaged, or a part of it is missing.
     """
     path = folder / DESCRIPTION
     if not path.exists():
         raise WeitiaoError(
-            say(f"{folder} is not a Weitiao model: there is no {DESCRIPTION}", f"{folder} 不是微调保存的模型：没有 {DESCRIPTION}")
+            say(
+                f"{folder} is not a Weitiao model: there is no {DESCRIPTION}",
+                f"{folder} 不是微调保存的模型：没有 {DESCRIPTION}",
+            )
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if missing := [part for part in PARTS if part not in description]:
+            raise ValueError(missing[0])
     except ValueError:
-        raise WeitiaoError(say(f"{path} is damaged. Train or copy the model again", f"{path} 已损坏。请重新训练或复制模型")) from None
+        raise WeitiaoError(
+            say(
+                f"{path} is damaged. Train or copy the model again", f"{path} 已损坏。请重新训练或复制模型"
+            )
+        ) from None
+    return description
 
 
 def _head_there(head: Head, prefix: str) -> dict[str, Tensor]:
     """A head's parameters under the names that ``transformers`` gives them."""
     assert head.linear is not None
-    tensors: dict[str, Tensor] = {"classifier.weight": head.linear.weight, "classifier.bias": head.linear.bias}
+    tensors: dict[str, Tensor] = {
+        "classifier.weight": head.linear.weight,
+        "classifier.bias": head.linear.bias,
+    }
     if isinstance(head, PooledHead) and head.pooler is not None:
         tensors[f"{prefix}pooler.dense.weight"] = head.pooler.weight
         tensors[f"{prefix}pooler.dense.bias"] = head.pooler.bias

@@ -19,7 +19,7 @@ class Objective(ABC):
     fits: ClassVar[tuple[str, ...]]
     compares_examples: ClassVar[bool] = False  # it needs a step's examples together, so steps are not cut
 
-    def prepare(self, targets: "Tensor", classes: int) -> None:
+    def prepare(self, targets: "Tensor", classes: int) -> None:  # noqa: B027 (optional)
         """Learn what the objective needs to know of the training targets (class weights, for one)."""
 
     @abstractmethod

@@ -35,4 +35,8 @@ class Contrastive(Objective):
         match = targets > 0.5
         partner = torch.arange(len(targets), device=outputs.device)
         # A step without a match must still have a gradient graph: its loss is 0.
-        return F.cross_entropy(cosines[match], partner[match], reduction="sum") if match.any() else cosines.sum() * 0
+        return (
+            F.cross_entropy(cosines[match], partner[match], reduction="sum")
+            if match.any()
+            else cosines.sum() * 0
+        )

@@ -19,7 +19,9 @@ class CrossEntropy(Objective):
     """
 
     class_weights: str = option("none", "weigh rare classes up", "提高少数类的权重", choices=("none", "balanced"))
-    label_smoothing: float = option(0.0, "share of each target spread over all classes", "标签平滑系数", least=0, most=0.9)
+    label_smoothing: float = option(
+        0.0, "share of each target spread over all classes", "标签平滑系数", least=0, most=0.9
+    )
 
     fits = ("classes",)
     weights: "Tensor | None" = None
@@ -35,5 +37,10 @@ class CrossEntropy(Objective):
 
         weights = None if self.weights is None else self.weights.to(outputs)
         return F.cross_entropy(
-            outputs, targets, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=self.label_smoothing
+            outputs,
+            targets,
+            weights,
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
         )

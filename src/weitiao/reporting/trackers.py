@@ -19,20 +19,28 @@ class Tracker(Protocol):
         """Write what is still held back."""
 
 
+NAMES = ("tensorboard", "wandb")
+
+
 def make(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[Tracker]:
     """The trackers of these names; each writes below the run's ``folder``.
 
     Raises:
         WeitiaoError: an unknown name (the near miss is named), or a package that is not installed.
     """
+    check_names(names)
     makers: dict[str, Callable[[], Tracker]] = {
         "tensorboard": lambda: tensorboard(folder),
         "wandb": lambda: wandb(folder, config),
     }
-    for name in names:
-        if name not in makers:
-            raise unknown_name(say("tracker", "记录工具"), name, makers)
     return [makers[name]() for name in dict.fromkeys(names)]
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises a ``WeitiaoError`` for an unknown name."""
+    for name in names:
+        if name not in NAMES:
+            raise unknown_name(say("tracker", "记录工具"), name, NAMES)
 
 
 def tensorboard(folder: Path) -> Tracker:

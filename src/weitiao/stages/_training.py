@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from weitiao import __version__
 from weitiao.core import catalogue
-from weitiao.core.config import make_member
+from weitiao.core.config import make_member, settings_of, to_yaml
 from weitiao.core.device import keep_freed_memory, peak_memory_bytes, pick_device, pick_precision, set_threads
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import CheckpointEvent, EstimateEvent, EvaluationEvent, Event, NoteEvent, ProgressEvent
 from weitiao.core.messages import say
-from weitiao.core.runs import atomic_folder, remove_leftovers, write_json
+from weitiao.core.runs import atomic_file, atomic_folder, remove_leftovers, write_json
+from weitiao.core.version import __version__
 from weitiao.data.encode import Ragged, load_tokenizer
 from weitiao.models.backbone import TextModel, open_backbone
 from weitiao.models.encoder import Encoder
@@ -29,7 +29,7 @@ from weitiao.models.known import KNOWN, resolve_model
 from weitiao.models.saving import DESCRIPTION, save_head, save_weights, start_pooler, transformers_class
 from weitiao.stages import _finish, _prepare
 from weitiao.stages._predictor import load_model, weights_hash
-from weitiao.stages.finetune import Config, how_to_resume, make_task, settings_of, write_config
+from weitiao.stages._resume import how_to_resume
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
@@ -47,10 +47,10 @@ KEPT_CHECKPOINTS = 2
 class Training:
     """One run. ``events()`` does everything; ``opened`` says that the run folder is there."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Any, folder: Path) -> None:
         self.config, self.folder, self.opened = config, folder, False
         self.checkpoints = folder / "checkpoints"
-        self.task = make_task(config)
+        self.task = make_member("tasks", config.task, config.member_values)
         self.best = {"score": float("-inf"), "step": 0, "stale": 0}
         self.monitor = ""
         self.speeds: list[tuple[int, float]] = []
@@ -109,7 +109,8 @@ class Training:
         remove_leftovers(self.folder)
         remove_leftovers(self.checkpoints)
         # What was measured is kept, so that a resumed run goes on in the same precision.
-        write_config(dataclasses.replace(self.config, precision=self.precision), self.folder)
+        with atomic_file(self.folder / "config.yaml") as file:
+            file.write(to_yaml(dataclasses.replace(self.config, precision=self.precision)))
         self.opened = True
 
     def _open_model(self) -> Iterator[Event]:

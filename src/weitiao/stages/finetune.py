@@ -1,18 +1,16 @@
 """Fine-tune a pretrained model on a table of texts / 在一张文本表上微调预训练模型."""
 
-import dataclasses
-import shlex
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.config import default, make_member, member_settings, option, read_yaml, to_yaml
+from weitiao.core.config import option, to_yaml
 from weitiao.core.errors import Interrupted, WeitiaoError
-from weitiao.core.events import Event, NoteEvent, ResultEvent
+from weitiao.core.events import Event
 from weitiao.core.messages import say
-from weitiao.core.runs import Recorder, atomic_file, read_json
+from weitiao.core.runs import Recorder
+from weitiao.stages._resume import already_done, how_to_resume, is_complete, stored
 
 EXAMPLES = (
     "weitiao finetune --data reviews.csv --task text-classification --output runs/reviews",
@@ -71,9 +69,9 @@ def run(config: Config) -> Iterator[Event]:
         WeitiaoError: anything the user can mend; nothing half-written is left.
     """
     if config.resume:
-        config = _stored(config)
-        if _complete(Path(config.output)):
-            yield from _already_done(Path(config.output))
+        config = stored(config)
+        if is_complete(Path(config.output)):
+            yield from already_done(Path(config.output))
             return
     _check(config)
     import datasets
@@ -122,54 +120,12 @@ def _trackers(config: Config, folder: Path) -> list[Any]:
     return list(make(config.trackers, folder, {"settings": to_yaml(config)}))
 
 
-def _stored(config: Config) -> Config:
-    """The config of the run that is to be resumed."""
-    from weitiao.core.config import build
-
-    file = Path(config.output) / "config.yaml"
-    if not config.output or not file.exists():
-        raise WeitiaoError(
-            say(
-                f"Nothing to resume: {file} is not there. Name the run's folder with --output",
-                f"没有可继续的运行：找不到 {file}。请用 --output 指定运行目录",
-            )
-        )
-    stored = read_yaml(file)
-    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != default(f)}
-    given |= given.pop("member_values", {})
-    may_change = {"output", "resume", "threads", "trackers"}
-    for name, value in given.items():
-        if name not in may_change and value != stored.get(name):
-            raise WeitiaoError(
-                say(
-                    f"{name} is {value} here, but {stored.get(name)} in the run that is to go on: leave it out, or begin anew "
-                    "with --overwrite",
-                    f"此处 {name} 为 {value}，而要继续的运行中是 {stored.get(name)}：请去掉该选项，或用 --overwrite 重新开始",
-                )
-            )
-    return build(Config, stored | {name: given[name] for name in may_change if name in given})
-
-
-def _complete(folder: Path) -> bool:
-    """Whether nothing is left to do: the report is written last."""
-    return all((folder / name).exists() for name in ("model", "metrics.json", "report.html"))
-
-
-def _already_done(folder: Path) -> Iterator[Event]:
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a kill may have come between the report and this
-    scores = {split: report["scores"] for split, report in read_json(folder / "metrics.json")["evaluation"].items()}
-    yield NoteEvent(say(f"The run in {folder} is complete: nothing to resume", f"{folder} 中的运行已完成，无需继续"))
-    yield ResultEvent(str(folder), {"scores": scores})
-
-
-def how_to_resume(folder: Path) -> str:
-    """The command that goes on with a run."""
-    command = shlex.join(["weitiao", "finetune", "--output", str(folder), "--resume"])
-    return say(f"Go on with: {command}", f"继续：{command}")
-
-
 def _check(config: Config) -> None:
     """Refuse what cannot work before anything is read."""
+    if config.trackers:
+        from weitiao.reporting.trackers import check_names
+
+        check_names(config.trackers)
     if not config.data:
         raise WeitiaoError(say("No data: name a table with --data", "没有数据：请用 --data 指定数据表"))
     if config.tuning == "head" and config.start == "random" and config.objective:
@@ -180,29 +136,3 @@ def _check(config: Config) -> None:
 
 def _stem(data: str) -> str:
     return Path(data).name.split(".")[0] or "run"
-
-
-def write_config(config: Config, folder: Path) -> None:
-    """``config.yaml``: everything that reproduces the run, from its beginning."""
-    with atomic_file(folder / "config.yaml") as file:
-        file.write(to_yaml(dataclasses.replace(config, resume=False, overwrite=False)))
-
-
-def result(folder: Path, metrics: dict[str, Any], text: str) -> Iterator[Event]:
-    """The closing lines of a run."""
-    yield NoteEvent(text)
-    yield ResultEvent(str(folder), {"metrics": metrics, "report": str(folder / "report.html")})
-
-
-def settings_of(config: Config, family: str, name: str) -> dict[str, Any]:
-    """The settings of one chosen member, with defaults filled in."""
-    from weitiao.core.catalogue import member
-    from weitiao.core.config import options
-
-    known = options(member(family, name))
-    return {key: value for key, value in member_settings(config).items() if key in known}
-
-
-def make_task(config: Config) -> Any:
-    """The task with its settings."""
-    return make_member("tasks", config.task, config.member_values)

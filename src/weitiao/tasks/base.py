@@ -1,11 +1,12 @@
 """The contract of a task: from a table's rows to token ids and targets, and from outputs to answers.
 
-A member is a dataclass whose ``option`` fields are settings. The way through: ``example`` (row -> record), ``learn``
-(records -> what the answers can be), ``encode`` (records -> token ids and targets, by ``encode_rows``), ``head``, and back with
-``predictions`` (for evaluation) and ``answers`` (for people).
+A member is a dataclass whose ``option`` fields are settings. The way through: ``example`` (row -> record),
+``learn`` (records -> what the answers can be), ``encode`` (records -> token ids and targets, by ``encode_rows``),
+``head``, and back with ``predictions`` (for evaluation) and ``answers`` (for people).
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -23,7 +24,8 @@ from weitiao.evaluation.base import Predictions
 class Answers:
     """What the training table taught about the answers: saved with the model.
 
-    ``kind`` is ``classes`` (one of ``names``), ``labels`` (any of ``names``), or ``values`` (a number in ``low .. high``).
+    ``kind`` is ``classes`` (one of ``names``), ``labels`` (any of ``names``), or ``values`` (a number in
+    ``low .. high``).
     """
 
     kind: str
@@ -44,7 +46,9 @@ class Task(ABC):
     text_keys: ClassVar[tuple[str, ...]] = ("text",)
     label_key: ClassVar[str] = "label"
     wants_offsets: ClassVar[bool] = False
-    transformers_class: ClassVar[str] = ""  # the suffix of the class there with the same head, where there is one
+    transformers_class: ClassVar[str] = (
+        ""  # the suffix of the class there with the same head, where there is one
+    )
 
     @abstractmethod
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +63,9 @@ class Task(ABC):
         """What the answers can be, from the training records."""
 
     @abstractmethod
-    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+    def encode_rows(
+        self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
+    ) -> Encoded:
         """Token ids of some records, and targets where ``answers`` is given."""
 
     def encode(self, records: Any, tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
@@ -72,16 +78,22 @@ class Task(ABC):
         """The head's description for ``models.heads.make_head``."""
 
     @abstractmethod
-    def predictions(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> Predictions:
+    def predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> Predictions:
         """Outputs beside the truth, for evaluation."""
 
     @abstractmethod
-    def answers(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> list[Any]:
+    def answers(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> list[Any]:
         """Outputs as results for people, in Hugging Face's shapes."""
 
     def objective(self, answers: Answers) -> str:
         """The default objective."""
-        return {"classes": "cross_entropy", "labels": "binary_cross_entropy", "values": "squared_error"}[answers.kind]
+        return {"classes": "cross_entropy", "labels": "binary_cross_entropy", "values": "squared_error"}[
+            answers.kind
+        ]
 
     def evaluation(self, answers: Answers) -> str:
         """The evaluation member."""
@@ -93,9 +105,10 @@ class Task(ABC):
         if answers.kind == "values":
             return float(np.mean([scaled(float(label), answers) for label in labels]))
         if answers.kind == "labels":
-            sets = [tuple(sorted(label)) for label in labels]
-            return list(max(sorted(set(sets)), key=sets.count))
-        return max(answers.names, key=list(labels).count)
+            sets = Counter(tuple(sorted(label)) for label in labels)
+            most = max(sorted(sets), key=sets.__getitem__)
+            return list(most)
+        return max(answers.names, key=Counter(labels).__getitem__)
 
     def shown(self, record: dict[str, Any]) -> str:
         """A record's text for reports."""

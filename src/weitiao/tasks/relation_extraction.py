@@ -45,7 +45,9 @@ class RelationExtraction(Task):
     def learn(self, records: Any) -> Answers:
         return Answers("classes", sorted(set(records["label"])))
 
-    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+    def encode_rows(
+        self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
+    ) -> Encoded:
         marked = [mark(row["text"], row["places"]) for row in rows]
         encodings = list(encode_texts(tokenizer, (text for text, _ in marked), max_length, offsets=True))
         uncut = np.array([uncut_length(e) for e in encodings])
@@ -56,7 +58,9 @@ class RelationExtraction(Task):
                     break
                 marked[i] = mark(*_window(row["text"], row["places"], characters))
                 encodings[i] = next(encode_texts(tokenizer, [marked[i][0]], max_length, offsets=True))
-        marks = np.array([[_token_at(e, place) for place in m[1]] for e, m in zip(encodings, marked, strict=True)])
+        marks = np.array(
+            [[_token_at(e, place) for place in m[1]] for e, m in zip(encodings, marked, strict=True)]
+        )
         encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=uncut, marks=marks.reshape(-1, 2))
         if answers is not None:
             encoded.targets = class_targets(rows, answers)
@@ -65,13 +69,19 @@ class RelationExtraction(Task):
     def head(self, answers: Answers, pooling: str) -> dict[str, Any]:
         return {"type": "marker", "outputs": len(answers.names), "pooling": "markers"}
 
-    def predictions(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> Predictions:
-        texts = [mark(text, places)[0] for text, places in zip(records["text"], records["places"], strict=True)]
+    def predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> Predictions:
+        texts = [
+            mark(text, places)[0] for text, places in zip(records["text"], records["places"], strict=True)
+        ]
         logits = np.stack(outputs)
         rows = records["row_number"]
         return Predictions(texts, rows, answers.names, encoded.targets, logits.argmax(1), softmax(logits))
 
-    def answers(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> list[Any]:
+    def answers(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> list[Any]:
         return [ranked(softmax(logits), answers.names, self.top) for logits in outputs]
 
 

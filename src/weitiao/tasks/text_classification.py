@@ -20,7 +20,11 @@ class TextClassification(Task):
     """Pooled hidden state -> linear -> softmax, or a sigmoid a label."""
 
     multi_label: bool = option(False, "a text can have several labels, or none", "一条文本可有多个标签，也可没有")
-    label_separator: str = option("|", "what separates the labels in a cell, with --multi-label", "单元格内多个标签的分隔符（配合 --multi-label）")
+    label_separator: str = option(
+        "|",
+        "what separates the labels in a cell, with --multi-label",
+        "单元格内多个标签的分隔符（配合 --multi-label）",
+    )
     top: int = option(1, "how many labels to return for a text", "每条文本返回几个标签", least=1)
 
     name = "text_classification"
@@ -47,9 +51,13 @@ class TextClassification(Task):
             return Answers("labels", sorted({name for label in labels for name in label}))
         return Answers("classes", sorted(set(labels)))
 
-    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+    def encode_rows(
+        self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
+    ) -> Encoded:
         encodings = list(encode_texts(tokenizer, (row["text"] for row in rows), max_length))
-        encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=np.array([uncut_length(e) for e in encodings]))
+        encoded = Encoded(
+            Ragged.of(e.ids for e in encodings), uncut=np.array([uncut_length(e) for e in encodings])
+        )
         if answers is not None:
             encoded.targets = self._targets(rows, answers)
         return encoded
@@ -66,7 +74,9 @@ class TextClassification(Task):
     def head(self, answers: Answers, pooling: str) -> dict[str, Any]:
         return {"type": "pooled", "outputs": len(answers.names), "pooling": pooling}
 
-    def predictions(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> Predictions:
+    def predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> Predictions:
         logits = np.stack(outputs)
         if answers.kind == "labels":
             probabilities = sigmoid(logits)
@@ -75,12 +85,18 @@ class TextClassification(Task):
             probabilities = softmax(logits)
             predicted = logits.argmax(1)
         gold = encoded.targets
-        return Predictions(records["text"], records["row_number"], answers.names, gold, predicted, probabilities)
+        return Predictions(
+            records["text"], records["row_number"], answers.names, gold, predicted, probabilities
+        )
 
-    def answers(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> list[Any]:
+    def answers(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> list[Any]:
         if answers.kind == "labels":
             found = []
             for p in (sigmoid(logits) for logits in outputs):
-                found.append([{"label": answers.names[i], "score": float(p[i])} for i in np.argsort(-p) if p[i] > 0.5])
+                found.append(
+                    [{"label": answers.names[i], "score": float(p[i])} for i in np.argsort(-p) if p[i] > 0.5]
+                )
             return found
         return [ranked(softmax(logits), answers.names, self.top) for logits in outputs]

@@ -20,7 +20,10 @@ class TextMatching(Task):
     """Both texts read together (``cross``), or each embedded alone and compared by cosine (``bi``)."""
 
     encoder: str = option(
-        "cross", "read both texts together, or embed each alone", "两段文本一起读入（cross），或各自编码（bi）", choices=("cross", "bi")
+        "cross",
+        "read both texts together, or embed each alone",
+        "两段文本一起读入（cross），或各自编码（bi）",
+        choices=("cross", "bi"),
     )
     answer: str = option(
         "auto", "a class or a similarity; auto: numbers with fractions or many values are similarities",
@@ -43,7 +46,9 @@ class TextMatching(Task):
         numbers = _numbers(labels)
         similar = self.answer == "similarity" or self.encoder == "bi"
         if self.answer == "auto" and numbers is not None and not similar:
-            similar = len(set(numbers)) > MOST_NUMERIC_CLASSES or any(number != int(number) for number in numbers)
+            similar = len(set(numbers)) > MOST_NUMERIC_CLASSES or any(
+                number != int(number) for number in numbers
+            )
         if not similar:
             return Answers("classes", sorted(set(labels)))
         if numbers is None:
@@ -52,7 +57,9 @@ class TextMatching(Task):
             return Answers("values", names, 0.0, float(len(names) - 1))
         return Answers("values", [], min(numbers), max(numbers))
 
-    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+    def encode_rows(
+        self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
+    ) -> Encoded:
         if self.encoder == "bi":
             texts = (text for row in rows for text in (row["text_a"], row["text_b"]))
             encodings = list(encode_texts(tokenizer, texts, max_length))
@@ -60,7 +67,9 @@ class TextMatching(Task):
             encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=uncut, per_example=2)
         else:
             encodings = list(encode_texts(tokenizer, ((r["text_a"], r["text_b"]) for r in rows), max_length))
-            encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=np.array([uncut_length(e) for e in encodings]))
+            encoded = Encoded(
+                Ragged.of(e.ids for e in encodings), uncut=np.array([uncut_length(e) for e in encodings])
+            )
             types = Ragged.of(e.type_ids for e in encodings)
             encoded.types = types if types.values.any() else None
         if answers is not None:
@@ -90,16 +99,22 @@ class TextMatching(Task):
         stacked = np.stack(outputs)
         return (stacked[:, 0] * stacked[:, 1]).sum(-1) if self.encoder == "bi" else stacked[:, 0]
 
-    def predictions(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> Predictions:
+    def predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> Predictions:
         texts = [f"{a} | {b}" for a, b in zip(records["text_a"], records["text_b"], strict=True)]
         if answers.kind == "values":
             values = self._values(outputs)
-            return Predictions(texts, records["row_number"], [], np.asarray(encoded.targets, float), values.astype(float))
+            return Predictions(
+                texts, records["row_number"], [], np.asarray(encoded.targets, float), values.astype(float)
+            )
         logits = np.stack(outputs)
         rows = records["row_number"]
         return Predictions(texts, rows, answers.names, encoded.targets, logits.argmax(1), softmax(logits))
 
-    def answers(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> list[Any]:
+    def answers(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> list[Any]:
         if answers.kind == "classes":
             return [ranked(softmax(logits), answers.names, 1) for logits in outputs]
         values = self._values(outputs)

@@ -10,9 +10,8 @@ from weitiao.core.config import option
 from weitiao.core.errors import BadRow
 from weitiao.core.messages import say
 from weitiao.data.columns import TOKENS
-from weitiao.data.encode import Encoded, Ragged, encode_texts, uncut_length
+from weitiao.data.encode import IGNORED, Encoded, Ragged, encode_texts, uncut_length
 from weitiao.evaluation.base import Predictions
-from weitiao.data.encode import IGNORED
 from weitiao.tasks.base import Answers, Task, softmax, text_of
 
 Span = tuple[int, int, str]
@@ -38,7 +37,10 @@ class TokenClassification(Task):
         if "spans" in row:
             spans = row["spans"] or []
             if not isinstance(spans, list):
-                raise BadRow("spans", say(f"{str(spans)[:40]!r} is not a list of spans", f"{str(spans)[:40]!r} 不是实体列表"))
+                raise BadRow(
+                    "spans",
+                    say(f"{str(spans)[:40]!r} is not a list of spans", f"{str(spans)[:40]!r} 不是实体列表"),
+                )
             for span in spans:
                 if not 0 <= span["start"] < span["end"] <= len(text):
                     place = f"{span['start']}..{span['end']}"
@@ -50,7 +52,9 @@ class TokenClassification(Task):
         kinds = sorted({span["label"] for spans in records["spans"] for span in spans})
         return Answers("classes", ["O", *(f"{side}-{kind}" for kind in kinds for side in "BI")])
 
-    def encode_rows(self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None) -> Encoded:
+    def encode_rows(
+        self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
+    ) -> Encoded:
         spaced = [_put_apart(row["text"]) if self.split_chinese else (row["text"], None) for row in rows]
         encodings = list(encode_texts(tokenizer, (text for text, _ in spaced), max_length, offsets=True))
         offsets = [
@@ -73,13 +77,17 @@ class TokenClassification(Task):
     def majority(self, records: Any, answers: Answers) -> Any:
         return None
 
-    def predictions(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> Predictions:
+    def predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> Predictions:
         gold = [[(s["start"], s["end"], s["label"]) for s in spans] for spans in records["spans"]]
         found = [[span[:3] for span in spans] for spans in self._spans(outputs, encoded, answers)]
         kinds = sorted({name[2:] for name in answers.names if name != "O"})
         return Predictions(records["text"], records["row_number"], kinds, gold, found)
 
-    def answers(self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers) -> list[Any]:
+    def answers(
+        self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
+    ) -> list[Any]:
         return [
             [
                 {"entity_group": label, "word": text[start:end], "start": start, "end": end, "score": score}
@@ -92,10 +100,15 @@ class TokenClassification(Task):
         self, outputs: Sequence[np.ndarray], encoded: Encoded, answers: Answers
     ) -> list[list[tuple[int, int, str, float]]]:
         assert encoded.offsets is not None
-        return [spans_of(softmax(o), place, answers.names) for o, place in zip(outputs, encoded.offsets, strict=True)]
+        return [
+            spans_of(softmax(o), place, answers.names)
+            for o, place in zip(outputs, encoded.offsets, strict=True)
+        ]
 
 
-def spans_of(probabilities: np.ndarray, offsets: np.ndarray, names: Sequence[str]) -> list[tuple[int, int, str, float]]:
+def spans_of(
+    probabilities: np.ndarray, offsets: np.ndarray, names: Sequence[str]
+) -> list[tuple[int, int, str, float]]:
     """Spans from tag probabilities ``[tokens, C]``: B or a change of kind begins one; score: the tags' mean."""
     spans: list[tuple[int, int, str, float]] = []
     scores: list[float] = []
@@ -122,7 +135,9 @@ def _tags(spans: list[dict[str, Any]], offsets: np.ndarray, number: dict[str, in
     """A class number for each token. Tokens without characters are not scored."""
     tags = np.where(offsets[:, 0] < offsets[:, 1], number["O"], IGNORED)
     for span in spans:
-        inside = np.flatnonzero((offsets[:, 0] < span["end"]) & (offsets[:, 1] > span["start"]) & (tags != IGNORED))
+        inside = np.flatnonzero(
+            (offsets[:, 0] < span["end"]) & (offsets[:, 1] > span["start"]) & (tags != IGNORED)
+        )
         if len(inside):
             tags[inside] = number[f"I-{span['label']}"]
             tags[inside[0]] = number[f"B-{span['label']}"]
@@ -155,5 +170,7 @@ def _offsets(encoding: Any, text: str, places: np.ndarray | None) -> np.ndarray:
             start += 1
         while end > start and text[end - 1].isspace():
             end -= 1
-        offsets[token] = (places[start], places[end - 1] + 1) if places is not None and end > start else (start, end)
+        offsets[token] = (
+            (places[start], places[end - 1] + 1) if places is not None and end > start else (start, end)
+        )
     return offsets

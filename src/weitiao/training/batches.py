@@ -40,7 +40,9 @@ class Batch:
         if device == "cpu":
             return self
         moved = [None if t is None else t.to(device) for t in (self.order, self.targets, self.marks_T)]
-        return Batch(self.packed.to(device), self.rows, moved[0], moved[1], self.count, moved[2], self.tokens)  # type: ignore[arg-type]
+        order, targets, marks = moved
+        assert order is not None
+        return Batch(self.packed.to(device), self.rows, order, targets, self.count, marks, self.tokens)
 
 
 class Batches:
@@ -95,8 +97,10 @@ class Batches:
             rows, texts, place = rows[sorted_by_length], texts[sorted_by_length], np.arange(len(texts))
         else:
             texts = texts[sorted_by_length]
-        ids = [data.ids[text] if self.remap is None else self.remap[data.ids[text]] for text in texts]
-        types = [data.types[text] for text in texts] if data.types is not None else None
+        ids = [
+            data.ids[text] if self.remap is None else self.remap[data.ids[text]] for text in texts.tolist()
+        ]
+        types = [data.types[text] for text in texts.tolist()] if data.types is not None else None
         packed = pack(ids, self.first_position, types)
         targets, count = self._targets(rows)
         marks = None

@@ -1,8 +1,8 @@
 """Checkpoints that survive: written whole or not at all, and checked before they are used.
 
-A checkpoint is a folder ``checkpoints/step-00000120`` with the trained parameters, the optimizer's state, ``state.json``
-and ``manifest.json`` (SHA-256 of each file). It is written under another name, flushed to the disk and renamed. Frozen
-parameters are not in it: they come from the model's own folder.
+A checkpoint is a folder ``checkpoints/step-00000120`` with the trained parameters, the optimizer's state,
+``state.json`` and ``manifest.json`` (SHA-256 of each file). It is written under another name, flushed to the disk
+and renamed. Frozen parameters are not in it: they come from the model's own folder.
 """
 
 import shutil
@@ -77,7 +77,11 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None =
     if optimizer is not None:
         saved = load_file(path / "optimizer.safetensors")
         for name, parameter in _trained(model):
-            parts = {key: saved[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in saved}
+            parts = {
+                key: saved[f"{name}/{key}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}/{key}" in saved
+            }
             if parts:
                 optimizer.state[parameter] = parts
     return read_json(path / "state.json")

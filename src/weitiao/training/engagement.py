@@ -37,7 +37,9 @@ class Engagement:
                 size[_group(name)] += float(old.double().pow(2).sum())
                 count += parameter.numel()
             elif name in self.frozen and _fingerprint(parameter) != self.frozen[name]:
-                raise WeitiaoError(say(f"Frozen parameter {name} changed in training", f"冻结的参数 {name} 在训练中改变了"))
+                raise WeitiaoError(
+                    say(f"Frozen parameter {name} changed in training", f"冻结的参数 {name} 在训练中改变了")
+                )
         still = sorted(group for group, value in change.items() if value == 0)
         if still or not change:
             names = ", ".join(still) or say("nothing is trainable", "没有可训练的参数")
@@ -47,7 +49,9 @@ class Engagement:
                     f"微调方法没有生效：{names} 没有变化。未保存结果",
                 )
             )
-        moved = {g: (change[g] / size[g] if size[g] else change[g]) ** 0.5 for g in sorted(change, key=_order)}
+        moved = {
+            g: (change[g] / size[g] if size[g] else change[g]) ** 0.5 for g in sorted(change, key=_order)
+        }
         return {"trained_parameters": count, "moved": moved}
 
 

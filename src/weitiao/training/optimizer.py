@@ -9,7 +9,11 @@ from torch import nn
 
 
 def make_optimizer(
-    model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float, head_learning_rate: float | None
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float,
+    head_learning_rate: float | None,
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) over the trainable parameters.
 
@@ -27,7 +31,9 @@ def make_optimizer(
             rate = learning_rate * layer_decay ** (layers - depth(name))
         decay = 0.0 if parameter.ndim < 2 or "embeddings" in name else weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
-    parameters = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+    parameters = [
+        {"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()
+    ]
     return torch.optim.AdamW(parameters, lr=learning_rate, fused=True)
 
 
@@ -47,7 +53,8 @@ def make_schedule(kind: str, total_steps: int, warmup_ratio: float) -> Callable[
 
     ``linear``: straight; ``cosine``: half a cosine (Loshchilov & Hutter 2017); ``constant``: stays.
     """
-    warmup = math.ceil(total_steps * warmup_ratio)
+    # At least one step is left after the warm-up, whose first step has rate 0: a run of one step must learn too.
+    warmup = min(math.ceil(total_steps * warmup_ratio), total_steps - 1)
 
     def factor(step: int) -> float:
         if step < warmup:

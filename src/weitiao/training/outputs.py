@@ -14,7 +14,7 @@ from weitiao.training.batches import Batch, Batches, in_order
 
 
 def outputs_of(model: TextModel, encoded: Encoded, **how: Any) -> list[Any]:
-    """The head's outputs of each example: ``[C]``, ``[tokens, C]`` for token heads, ``[per_example, D]`` for embeddings.
+    """The head's outputs of each example: ``[C]``; token heads ``[tokens, C]``; embeddings ``[per_example, D]``.
 
     Args:
         how: ``autocast`` (a context factory), ``remap`` (see ``Batches``).

@@ -11,7 +11,9 @@ from weitiao.models.heads import Head
 MOST_ROWS = 60_000
 
 
-def fit(head: Head, features: np.ndarray, targets: np.ndarray, *, penalty: float = 0.1, seed: int = 0) -> None:
+def fit(
+    head: Head, features: np.ndarray, targets: np.ndarray, *, penalty: float = 0.1, seed: int = 0
+) -> None:
     """Put the least-loss linear layer into ``head``.
 
     Args:
@@ -42,7 +44,9 @@ def _ridge(x: torch.Tensor, y: torch.Tensor, penalty: float) -> tuple[torch.Tens
     return weight[None, :], y.mean()[None]
 
 
-def _logistic(x: torch.Tensor, y: torch.Tensor, classes: int, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _logistic(
+    x: torch.Tensor, y: torch.Tensor, classes: int, penalty: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Multinomial (or, for several labels at once, independent) logistic regression by L-BFGS."""
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)

@@ -1,7 +1,7 @@
 """The contract of a tuning method.
 
-A member is a dataclass whose ``option`` fields are settings. ``apply`` decides what is trained; the contract tests check
-that just those parameters move, that a saved model predicts as before, and that a resumed run ends the same.
+A member is a dataclass whose ``option`` fields are settings. ``apply`` decides what is trained; the contract tests
+check that just those parameters move, that a saved model predicts as before, and that a resumed run ends the same.
 """
 
 from abc import ABC, abstractmethod
@@ -23,10 +23,10 @@ class Tuning(ABC):
     def apply(self, model: "TextModel") -> None:
         """Mark what is trained (``requires_grad``) and put in what is added."""
 
-    def save_adapter(self, model: "TextModel", folder: Path, base: str) -> None:
+    def save_adapter(self, model: "TextModel", folder: Path, base: str) -> None:  # noqa: B027 (optional)
         """Write the adapter's files; only for methods that save one."""
 
-    def load_adapter(self, model: "TextModel", folder: Path) -> None:
+    def load_adapter(self, model: "TextModel", folder: Path) -> None:  # noqa: B027 (optional)
         """Read the adapter's files into a model that ``apply`` was called on."""
 
 

@@ -15,7 +15,10 @@ class Full(Tuning):
     """Full fine-tuning."""
 
     top_layers: int = option(
-        0, "train only this many layers from the top (0: all, with the embeddings)", "只训练最上面的若干层（0：全部，含词向量）", least=0
+        0,
+        "train only this many layers from the top (0: all, with the embeddings)",
+        "只训练最上面的若干层（0：全部，含词向量）",
+        least=0,
     )
 
     learning_rate = 5e-5

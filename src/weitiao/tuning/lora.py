@@ -15,7 +15,20 @@ from weitiao.tuning.base import Tuning, freeze
 if TYPE_CHECKING:
     from weitiao.models.backbone import TextModel
 
-ATTENTION = ("query", "key", "value", "q_lin", "k_lin", "v_lin", "Wqkv", "query_proj", "value_proj", "q", "k", "v")
+ATTENTION = (
+    "query",
+    "key",
+    "value",
+    "q_lin",
+    "k_lin",
+    "v_lin",
+    "Wqkv",
+    "query_proj",
+    "value_proj",
+    "q",
+    "k",
+    "v",
+)
 
 
 @dataclass
@@ -26,7 +39,10 @@ class Lora(Tuning):
     lora_alpha: float = option(16, "scale of the adapters, divided by the rank", "适配器的缩放系数（除以秩）")
     lora_dropout: float = option(0.0, "dropout before the adapters", "适配器前的 dropout", least=0, most=0.9)
     lora_targets: str = option(
-        "linear", "which layers: every linear one, or attention's only", "作用的层：所有线性层或仅注意力", choices=("linear", "attention")
+        "linear",
+        "which layers: every linear one, or attention's only",
+        "作用的层：所有线性层或仅注意力",
+        choices=("linear", "attention"),
     )
     lora_layers: int = option(0, "only this many layers from the top (0: all)", "只加在最上面的若干层（0：全部）", least=0)
 
@@ -80,4 +96,9 @@ class Lora(Tuning):
         result = set_peft_model_state_dict(model.backbone, named)
         lost = [name for name in result.missing_keys if "lora_" in name] + list(result.unexpected_keys)
         if lost:
-            raise WeitiaoError(say(f"{folder}: the adapter does not fit the model: {lost[0]}", f"{folder}：适配器与模型不匹配：{lost[0]}"))
+            raise WeitiaoError(
+                say(
+                    f"{folder}: the adapter does not fit the model: {lost[0]}",
+                    f"{folder}：适配器与模型不匹配：{lost[0]}",
+                )
+            )

@@ -1,0 +1,59 @@
+"""Going on with a run that was stopped: its settings, whether anything is left to do, and how to say it."""
+
+import dataclasses
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.config import build, default, read_yaml
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.events import Event, NoteEvent, ResultEvent
+from weitiao.core.messages import say
+from weitiao.core.runs import read_json
+
+
+def stored(config: Any) -> Any:
+    """The config of the run that is to be resumed."""
+    file = Path(config.output) / "config.yaml"
+    if not config.output or not file.exists():
+        raise WeitiaoError(
+            say(
+                f"Nothing to resume: {file} is not there. Name the run's folder with --output",
+                f"没有可继续的运行：找不到 {file}。请用 --output 指定运行目录",
+            )
+        )
+    stored = read_yaml(file)
+    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != default(f)}
+    given |= given.pop("member_values", {})
+    may_change = {"output", "resume", "threads", "trackers"}
+    for name, value in given.items():
+        if name not in may_change and value != stored.get(name):
+            raise WeitiaoError(
+                say(
+                    f"{name} is {value} here, but {stored.get(name)} in the run that is to go on: leave it out, or begin anew "
+                    "with --overwrite",
+                    f"此处 {name} 为 {value}，而要继续的运行中是 {stored.get(name)}：请去掉该选项，或用 --overwrite 重新开始",
+                )
+            )
+    return build(type(config), stored | {name: given[name] for name in may_change if name in given})
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether nothing is left to do: the report is written last."""
+    return all((folder / name).exists() for name in ("model", "metrics.json", "report.html"))
+
+
+def already_done(folder: Path) -> Iterator[Event]:
+    """Say so, and give the run's scores."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a kill may have come between the report and this
+    scores = {split: report["scores"] for split, report in read_json(folder / "metrics.json")["evaluation"].items()}
+    yield NoteEvent(say(f"The run in {folder} is complete: nothing to resume", f"{folder} 中的运行已完成，无需继续"))
+    yield ResultEvent(str(folder), {"scores": scores})
+
+
+def how_to_resume(folder: Path) -> str:
+    """The command that goes on with a run."""
+    command = shlex.join(["weitiao", "finetune", "--output", str(folder), "--resume"])
+    return say(f"Go on with: {command}", f"继续：{command}")
