@@ -86,7 +86,7 @@ DATASETS = {
 
 
 def tables(name: str, texts: int, test_texts: int, seed: int) -> tuple[Path, Path]:
-    """A sample's training and test tables as JSON lines (0 texts: all). The test rows are the same for every seed."""
+    """A sample's training and test tables (0 texts: all). The test rows are the same for every seed."""
     found = []
     data = DATASETS[name]
     for split, wanted, chosen_by in (("train", texts, seed), ("test", test_texts, 0)):
@@ -105,8 +105,8 @@ def write(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def sample(rows: Sequence[Row], wanted: int, seed: int, every_label: bool = True) -> list[Row]:
-    """So many rows at random (0: all); with ``every_label`` each class has at least one, or a test could ask for
-    an answer that was never taught."""
+    """So many rows at random (0: all); with ``every_label`` each class has at least one,
+    or a test could ask for an answer that was never taught."""
     rows = random.Random(seed).sample(rows, len(rows))
     if not wanted or wanted >= len(rows):
         return rows
@@ -121,7 +121,9 @@ def sample(rows: Sequence[Row], wanted: int, seed: int, every_label: bool = True
 
 
 def speed_table(kind: str, texts: int) -> Path:
-    """Texts to measure speed on: ``short`` (SST-2), ``long`` (English news), ``long-bilingual`` (news and Chinese reviews).
+    """Texts to measure speed on.
+
+    ``short``: SST-2; ``long``: English news; ``long-bilingual``: news and Chinese reviews.
 
     Every second long text is two news items, which spreads the lengths over what ``max_length=128`` lets in.
     """

@@ -27,6 +27,7 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
                 "weight_decay": 0.0,
                 "max_length": 128,
                 "pooling": "mean",
+                "precision": "bf16",
             }
             name = f"{model}-dropout-{'on' if dropout is None else 'off'}"
             yield Entry(name, config, lambda config=config: compare(config))
@@ -56,7 +57,10 @@ def compare(config: dict[str, Any]) -> dict[str, Any]:
                 "task": data.DATASETS[config["data"]].task,
                 "seed": seed,
             }
-            runs = weitiao(ours.finetune, settings), trainer(peer.finetune, settings, config["peer"])
+            runs = (
+                weitiao(ours.finetune, {**settings, "precision": config["precision"]}),
+                trainer(peer.finetune, settings, config["peer"]),
+            )
             pairs.append([last_epoch(run["losses"], config["num_epochs"]) for run in runs])
     mine, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
     difference = [a - b for a, b in pairs]

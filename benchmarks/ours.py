@@ -9,7 +9,7 @@ WARM_UP = 2
 
 
 def speed(settings: dict[str, Any]) -> dict[str, float]:
-    """Train for some steps and stop. Times are taken between steps, with packing, and without the first ``WARM_UP``.
+    """Train for some steps and stop. Timed between the ends of steps, packing included, after ``WARM_UP``.
 
     Args:
         settings: of ``weitiao finetune``, and ``steps``.

@@ -1,7 +1,7 @@
-"""The peer: Hugging Face's Trainer at its honest best, over a module that computes the same function as Weitiao's.
+"""The peer: Hugging Face's Trainer at its honest best, over a module that computes Weitiao's function.
 
-Same weights, same token ids (``tests/test_benchmarks.py`` holds both), same pooling, head and its random start, same
-AdamW, schedule, clipping and dropout. Logging, saving and evaluation are off while the clock runs.
+Same weights and token ids (``tests/test_benchmarks.py`` holds both), same pooling, head and its random start,
+same AdamW, schedule, clipping and dropout. Logging, saving and evaluation are off while the clock runs.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ from weitiao.data.encode import Encoded, Ragged, load_tokenizer
 
 @dataclass(frozen=True)
 class Way:
-    """How the Trainer is set: padding to the batch's longest text or to ``max_length``; which texts go together."""
+    """How the Trainer is set: pad to the batch's longest text or to ``max_length``; group by length; bf16."""
 
     padding: str = "longest"
     grouped: bool = False
@@ -44,7 +44,7 @@ class Peer(nn.Module):
     """AutoModel, pooling, dropout, a linear layer, and the loss.
 
     Args:
-        head: ``pooled`` (one answer a text), ``token`` (one a token) or ``marker`` (one from two marked tokens).
+        head: ``pooled`` (an answer a text), ``token`` (one a token) or ``marker`` (one from two marked tokens).
         dropout: None for the model's own.
     """
 
@@ -182,7 +182,7 @@ def fit(peer: Peer, encoded: Encoded, settings: dict[str, Any], way: Way, output
     """Train with the Trainer; returns the time at the end of each step.
 
     Args:
-        settings: as of ``weitiao finetune``; with ``steps``, only so many, of the batches that a whole epoch would have.
+        settings: as of ``weitiao finetune``; with ``steps``, only so many of a whole epoch's batches.
     """
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 

@@ -1,4 +1,4 @@
-"""The learning rate that is best for the Trainer on each data set, one seed: what the accuracy comparison then uses."""
+"""Which learning rate is best for the Trainer on each data set (one seed); `accuracy` then uses it."""
 
 import argparse
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ PEER = "best"  # quicker; the choice between two rates does not hang on bf16
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
-    """The data sets of the accuracy comparison. Scored on test rows: the choice favours the Trainer, if anyone."""
+    """The accuracy comparison's data sets. Scored on test rows: the choice favours the Trainer, if anyone."""
     for name, dataset in data.DATASETS.items():
         config = {
             "model": "multilingual-e5-small",

@@ -1,4 +1,4 @@
-"""Mean against first-token (and the architecture's own) pooling under a classifier: how the default was chosen."""
+"""Mean, first-token and the architecture's own pooling under a classifier: how the default was chosen."""
 
 import argparse
 import statistics

@@ -1,4 +1,4 @@
-"""Fine-tuning speed against the Trainer, in real (non-padding) tokens a second, and the fraction of the GEMM rate."""
+"""Fine-tuning speed against the Trainer, in real tokens a second, and the share of the GEMM rate used."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from benchmarks.harness import Entry, as_range, ratio, spread
 
 # Enough that grouping by length works as it does on a real table (it sorts 50 batches of 16 at a time).
 TEXTS = 4000
-# model -> (steps a round, rounds); bounded so that all of it takes about a quarter of an hour on two quiet cores.
+# model -> (steps a round, rounds); bounded to about a quarter of an hour on two quiet cores.
 SIZES = {"all-MiniLM-L6-v2": (12, 3), "multilingual-e5-small": (8, 3), "bert-base-dims": (4, 2)}
 KINDS = {"long": ("dynamic", "best", "best_eager"), "short": ("max_length", "dynamic", "best")}
 
@@ -35,7 +35,7 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
                     "table_texts": options.texts or TEXTS,
                     "max_length": 128,
                     "warm_up_steps": ours.WARM_UP,
-                    "precision": "auto",
+                    "precision": "bf16",
                     "useful_flops": "6 x parameters of the layers (no embeddings, no head) x real tokens",
                 }
                 name = f"{model}-{kind}-dropout-{'on' if dropout is None else 'off'}"
@@ -112,7 +112,7 @@ def layer_parameters(size: dict[str, Any]) -> int:
 
 
 def few(table: Path) -> Path:
-    """A test table of some of the training table's rows: it is asked for and never read in the measured part."""
+    """A test table of some training rows: it must be given, and is not read in the measured part."""
     path = table.with_name("few-" + table.name)
     if not path.exists():
         data.write(path, [json.loads(line) for line in table.read_text("utf-8").split("\n")[:16]])
@@ -120,7 +120,7 @@ def few(table: Path) -> Path:
 
 
 def model_folder(name: str) -> Path:
-    """A model's folder; ``bert-base-dims`` is made here: random weights of BERT-base's size, MiniLM's tokenizer."""
+    """A model's folder. ``bert-base-dims``: random weights of BERT-base's size, MiniLM's tokenizer."""
     from weitiao.models.known import resolve_model
 
     if name != "bert-base-dims":

@@ -19,7 +19,9 @@ Rows = list[list[str]]
 Refused = Callable[..., str]
 
 
-def write(path: Path, rows: Rows, header: tuple[str, ...] = ("text", "label"), encoding: str = "utf-8") -> Path:
+def write(
+    path: Path, rows: Rows, header: tuple[str, ...] = ("text", "label"), encoding: str = "utf-8"
+) -> Path:
     with open(path, "w", newline="", encoding=encoding) as file:
         csv.writer(file).writerows([header, *rows] if header else rows)
     return path
@@ -32,7 +34,8 @@ def rows(example_data: Path) -> Rows:
 
     table = pandas.read_csv(example_data / "banking77" / "train.csv.gz")
     groups = [list(group["text"]) for _, group in list(table.groupby("category"))[:3]]
-    return [[text, f"kind {place}"] for texts in zip(*groups, strict=False) for place, text in enumerate(texts)][:120]
+    turns = zip(*groups, strict=False)
+    return [[text, f"kind {place}"] for texts in turns for place, text in enumerate(texts)][:120]
 
 
 @pytest.fixture
@@ -43,7 +46,8 @@ def good(rows: Rows, tmp_path: Path) -> Path:
 @pytest.fixture
 def basics(tiny_model: Path) -> list[str]:
     """What makes a run small."""
-    return ["--model", str(tiny_model), "--max-length", "48", "--num-epochs", "1", "--precision", "fp32", "--threads", "1"]
+    words = ["--max-length", "48", "--num-epochs", "1", "--precision", "fp32", "--threads", "1"]
+    return ["--model", str(tiny_model), *words]
 
 
 @pytest.fixture
@@ -123,7 +127,9 @@ def test_no_file_and_no_data(refused: Refused, refused_training: Refused, tmp_pa
     assert "folder" in refused_training(tmp_path / "folder")
 
 
-def test_a_label_in_test_that_training_never_shows(refused_training: Refused, good: Path, tmp_path: Path) -> None:
+def test_a_label_in_test_that_training_never_shows(
+    refused_training: Refused, good: Path, tmp_path: Path
+) -> None:
     test = write(tmp_path / "test.csv", [["When does my card come?", "kind 0"], ["Who are you?", "kind 9"]])
     assert "'kind 9' (1)" in refused_training(good, "--test-data", test)
 
@@ -136,19 +142,30 @@ def test_a_column_that_is_not_there(refused_training: Refused, good: Path) -> No
 
 @pytest.mark.parametrize(
     ("task", "expected"),
-    [("text_matching", "no column for 'text_a'"), ("relation_extraction", "row 2"), ("token_classification", "row 2")],
+    [
+        ("text_matching", "no column for 'text_a'"),
+        ("relation_extraction", "row 2"),
+        ("token_classification", "row 2"),
+    ],
 )
 def test_the_wrong_task_for_the_data(refused_training: Refused, good: Path, task: str, expected: str) -> None:
     assert expected in refused_training(good, "--task", task)
 
 
 def test_a_bad_row_is_named_or_skipped_and_listed(
-    refused_training: Refused, rows: Rows, basics: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    refused_training: Refused,
+    rows: Rows,
+    basics: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     bad = write(tmp_path / "rows.csv", [*rows[:10], ["no label", ""], *rows[10:], ["another", ""]])
     line = refused_training(bad)
     assert f"{bad}, row 12, column 'label': there is no label. Mend the row, or pass --skip-bad-rows" in line
-    assert main(["finetune", *basics, "--data", str(bad), "--output", str(tmp_path / "run"), "--skip-bad-rows"]) == 0
+    assert (
+        main(["finetune", *basics, "--data", str(bad), "--output", str(tmp_path / "run"), "--skip-bad-rows"])
+        == 0
+    )
     assert "2 bad rows skipped: 12 (" in capfd.readouterr().err.replace("\n", " ")
     data = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["data"]
     assert data["train"]["rows"] + data["test"]["rows"] == len(rows)
@@ -275,9 +292,7 @@ def test_damaged_models(
 
 
 @pytest.fixture(scope="module")
-def trained(
-    tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def trained(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A run of each way of tuning, trained when first asked for."""
     place = tmp_path_factory.mktemp("runs")
     data = write(place / "data.csv", rows)
@@ -286,7 +301,18 @@ def trained(
     def get(tuning: str) -> Path:
         folder = place / tuning
         if not folder.exists():
-            words = ["--model", base, "--max-length", 48, "--num-epochs", 1, "--threads", 1, "--tuning", tuning]
+            words = [
+                "--model",
+                base,
+                "--max-length",
+                48,
+                "--num-epochs",
+                1,
+                "--threads",
+                1,
+                "--tuning",
+                tuning,
+            ]
             assert main(["finetune", *map(str, words), "--data", str(data), "--output", str(folder)]) == 0
         return folder
 
@@ -347,7 +373,9 @@ def test_an_adapter_on_other_weights_is_refused(
         weights.write_bytes(content)
 
 
-def test_data_that_a_run_cannot_be_scored_on(refused: Refused, trained: Callable[[str], Path], tmp_path: Path) -> None:
+def test_data_that_a_run_cannot_be_scored_on(
+    refused: Refused, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
     run = trained("full")
     unlabelled = write(tmp_path / "unlabelled.csv", [["one"], ["two"]], ("text",))
     assert "no column for 'label'" in refused("evaluate", run, "--data", unlabelled)
@@ -367,7 +395,9 @@ def test_data_that_a_run_cannot_be_scored_on(refused: Refused, trained: Callable
 def process(*argv: Any, language: str = "en") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "weitiao", *map(str, argv)]
     environment = {**os.environ, "WEITIAO_LANG": language, "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=120)
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=120
+    )
 
 
 @pytest.mark.parametrize(

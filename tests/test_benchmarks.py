@@ -16,11 +16,20 @@ from weitiao.models.heads import make_head
 from weitiao.training.batches import Batches
 from weitiao.training.outputs import outputs_of
 
-TEXTS = ["the card is good", "bad money", "物流很快，包装也好", "the bank", "不好", "a good bank and a bad card"]
+TEXTS = [
+    "the card is good",
+    "bad money",
+    "物流很快，包装也好",
+    "the bank",
+    "不好",
+    "a good bank and a bad card",
+]
 TABLES = {
     "text_classification": [{"text": t, "label": str(i % 2)} for i, t in enumerate(TEXTS)],
     "text_matching": [{"text_a": t, "text_b": TEXTS[-1], "label": i / 2} for i, t in enumerate(TEXTS)],
-    "relation_extraction": [{"text": t, "head": t[0], "tail": t[-1], "relation": "ab"[i % 2]} for i, t in enumerate(TEXTS)],
+    "relation_extraction": [
+        {"text": t, "head": t[0], "tail": t[-1], "relation": "ab"[i % 2]} for i, t in enumerate(TEXTS)
+    ],
     "token_classification": [{"text": t, "spans": [{"start": 0, "end": 1, "label": "x"}]} for t in TEXTS],
 }
 SETTINGS = {
@@ -179,7 +188,9 @@ def test_a_failed_measurement_leaves_nothing_and_spoils_nothing(tmp_path):
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        harness.measure("demo", harness.Entry("a", {}, fail), Namespace(output=tmp_path, only=[], again=False))
+        harness.measure(
+            "demo", harness.Entry("a", {}, fail), Namespace(output=tmp_path, only=[], again=False)
+        )
     assert not list(tmp_path.rglob("*.*"))
     harness.keep(tmp_path / "demo" / "a", {}, {"summary": {}})
     with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or short of disk goes on and ends in the very weights of an undisturbed one."""
+"""A run that is killed, stopped or short of disk goes on and ends in the weights of an undisturbed one."""
 
 import json
 import os
@@ -16,8 +16,9 @@ from weitiao.core.runs import read_events, sha256
 from weitiao.training.checkpoint import is_complete
 
 DEADLINE_SECONDS = 120
-# The program itself, which sends itself a signal as a chosen thing happens for the nth time. Python announces what it is about
-# to do to the system ("audit events": opening, renaming, removing), so that the moment is exact and nothing is patched.
+# The program itself, which sends itself a signal as a chosen thing happens for the nth time. Python announces
+# what it is about to do to the system ("audit events": opening, renaming, removing): the moment is exact, and
+# nothing is patched.
 SIGNALLED_AT = """
 import os, sys
 event, needle, count, signal = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -43,7 +44,8 @@ sys.exit(main(sys.argv[2:]))
 def start(*arguments: object, before: tuple[str, ...] = ("-m", "weitiao")) -> subprocess.Popen:
     """Start the program; nothing of its output can block it."""
     command = [sys.executable, *before, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    return subprocess.Popen(command, **how)
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
@@ -65,7 +67,9 @@ def resume(folder: Path) -> str:
 
 def kill_at(event: str, needle: str, count: int, *arguments: object) -> None:
     """Run a command that is killed at a given moment."""
-    code, said = end(start(event, needle, count, int(signal.SIGKILL), *arguments, before=("-c", SIGNALLED_AT)))
+    code, said = end(
+        start(event, needle, count, int(signal.SIGKILL), *arguments, before=("-c", SIGNALLED_AT))
+    )
     assert code == -signal.SIGKILL, f"not killed at {event} {needle}: {said}"
 
 
@@ -95,7 +99,7 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def settings(tiny_model: Path, example_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """``finetune`` with data of four kinds of questions: 12 steps an epoch, four epochs, a checkpoint each 3 steps."""
+    """``finetune`` on four kinds of questions: 12 steps an epoch, four epochs, a checkpoint each 3 steps."""
     import pandas
 
     rows = pandas.read_csv(example_data / "banking77" / "train.csv.gz")
@@ -130,7 +134,7 @@ def undisturbed(
 
 @pytest.fixture(scope="module")
 def killed(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run killed as it begins to write the checkpoint of step 9: those of steps 3 and 6 are whole. Copy it."""
+    """A run killed as it begins to write the checkpoint of step 9; those of steps 3 and 6 are whole. Copy it."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     kill_at("tempfile.mkdtemp", "step-00000009", 1, *settings, "--output", folder)
     return folder
@@ -145,7 +149,11 @@ CHECKPOINT_MOMENTS = [
     ("tempfile.mkdtemp", "step-00000003", 1),  # before the first checkpoint
     ("open", "optimizer.safetensors", 1),  # files are there, the manifest is not
     ("os.rename", "step-00000006", 1),  # all is written, under the temporary name
-    ("shutil.rmtree", "step-00000003", 1),  # right after a checkpoint (of step 9), as the oldest is about to go
+    (
+        "shutil.rmtree",
+        "step-00000003",
+        1,
+    ),  # right after a checkpoint (of step 9), as the oldest is about to go
     ("os.remove", "weights.safetensors", 2),  # an old checkpoint half removed
 ]
 FINAL_MOMENTS = [
@@ -163,7 +171,7 @@ def test_kill_after_kill_ends_in_the_same_weights(
     more = () if tuning == "full" else ("--tuning", tuning)
     folder = tmp_path / "run"
     arguments = [*settings, *more, "--output", str(folder)]
-    # LoRA shares all that comes after the weights are saved with full tuning: killing it there shows nothing more.
+    # LoRA shares with full tuning all that comes after its weights are saved.
     for moment in CHECKPOINT_MOMENTS + (FINAL_MOMENTS if tuning == "full" else FINAL_MOMENTS[1:2]):
         kill_at(*moment, *arguments)
         arguments = ["finetune", "--output", str(folder), "--resume"]
@@ -238,8 +246,11 @@ def full_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no permission to mount a small disk")
-    yield folder, lambda: subprocess.run(
-        ["mount", "-o", "remount,size=64m", str(folder)], check=True, capture_output=True
+    yield (
+        folder,
+        lambda: subprocess.run(
+            ["mount", "-o", "remount,size=64m", str(folder)], check=True, capture_output=True
+        ),
     )
     subprocess.run(["umount", str(folder)], check=True)
 
@@ -292,7 +303,8 @@ def test_another_run_into_the_folder_is_refused_and_touches_nothing(settings: li
     before = tree(copy)
     code, said = command(*settings, "--output", copy)
     assert code == 2
-    assert said == f"weitiao: {copy} already holds a run: choose another --output, or pass --resume or --overwrite\n"
+    way = "choose another --output, or pass --resume or --overwrite"
+    assert said == f"weitiao: {copy} already holds a run: {way}\n"
     code, said = command("finetune", "--output", copy, "--resume", "--num-epochs", "9")
     assert code == 2
     assert said.startswith("weitiao: num_epochs is 9 here, but 4 in the run")
@@ -306,9 +318,8 @@ def test_resuming_a_complete_run_changes_nothing_and_overwriting_begins_anew(
     brief = [*settings, "--output", folder, "--num-epochs", "1"]
     assert command(*brief)[0] == 0
     before = tree(folder)
-    done = subprocess.run(
-        [sys.executable, "-m", "weitiao", "finetune", "--output", folder, "--resume"], capture_output=True, text=True
-    )
+    again = [sys.executable, "-m", "weitiao", "finetune", "--output", folder, "--resume"]
+    done = subprocess.run(again, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.replace("\n", " ").strip() == f"The run in {folder} is complete: nothing to resume"
     assert tree(folder) == before
@@ -319,7 +330,9 @@ def test_resuming_a_complete_run_changes_nothing_and_overwriting_begins_anew(
     assert steps(folder) == list(range(1, 49))
 
 
-def test_the_kept_settings_make_the_same_run(killed: Path, undisturbed: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+def test_the_kept_settings_make_the_same_run(
+    killed: Path, undisturbed: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
     folder = tmp_path / "again"
     code, said = command("finetune", "--recipe", killed / "config.yaml", "--output", folder)
     assert code == 0, said
@@ -330,9 +343,13 @@ def test_a_line_cut_by_a_crash_costs_no_other_event(tmp_path: Path) -> None:
     from weitiao.core.events import NoteEvent
     from weitiao.core.runs import Recorder
 
-    (tmp_path / "events.jsonl").write_text('{"event": "note", "text": "one"}\n{"event": "no', encoding="utf-8")
+    (tmp_path / "events.jsonl").write_text(
+        '{"event": "note", "text": "one"}\n{"event": "no', encoding="utf-8"
+    )
     recorder = Recorder(tmp_path)
     recorder(NoteEvent("two"))
     recorder.close()
     assert [event["text"] for event in read_events(tmp_path)] == ["one", "two"]
-    assert json.loads((tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines()[-1])["text"] == "two"
+    assert (
+        json.loads((tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines()[-1])["text"] == "two"
+    )

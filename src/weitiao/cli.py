@@ -99,12 +99,14 @@ def parse(stage: Any, argv: list[str]) -> dict[str, Any]:
 
     Only what was given is returned, so that defaults keep their one home in the Config.
     """
-    from weitiao.core.config import member_options, options, read_yaml
+    from weitiao.core.config import imply, member_options, options, read_yaml
 
     own = options(stage.Config)
     given = _peek(argv, own)
     recipe = read_yaml(given["recipe"]) if given.get("recipe") else {}
-    parser = make_parser(stage, {**own, **member_options(stage.Config, {**recipe, **given})})
+    flags = {word[2:].partition("=")[0].replace("-", "_"): "" for word in argv if word.startswith("--")}
+    chosen = imply(stage.Config, {**flags, **recipe, **given})
+    parser = make_parser(stage, {**own, **member_options(stage.Config, chosen)})
     values = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None and v != []}
     values.pop("recipe", None)
     return {**recipe, **values}

@@ -54,6 +54,23 @@ def member_options(config_class: type, values: Mapping[str, Any]) -> dict[str, d
     return found
 
 
+def imply(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, and the members they imply: ``class_weights`` alone chooses the objective that has it.
+
+    Only where no member is chosen, by the user or by default.
+    """
+    own = options(config_class)
+    other = {key for key in values if key not in own}
+    implied = {
+        name: part
+        for name, field in own.items()
+        if other and field.metadata["family"] and not (values.get(name) or field.default)
+        for part in catalogue.members(field.metadata["family"])
+        if other & options(catalogue.member(field.metadata["family"], part)).keys()
+    }
+    return {**values, **implied}
+
+
 def build(config_class: type, values: Mapping[str, Any]) -> Any:
     """A validated config from plain values (from flags, YAML or keyword arguments).
 
@@ -62,7 +79,7 @@ def build(config_class: type, values: Mapping[str, Any]) -> Any:
     Raises:
         WeitiaoError: an unknown key (the nearest one is named), a value of the wrong type or out of range.
     """
-    values = {key.replace("-", "_"): value for key, value in values.items()}
+    values = imply(config_class, {key.replace("-", "_"): value for key, value in values.items()})
     own = options(config_class)
     for name, field in own.items():
         if field.metadata["family"] and values.get(name):

@@ -19,7 +19,6 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event
 from weitiao.core.messages import say
 
-
 # Temporary names of what a run writes, and of what it replaces.
 LEFTOVER = re.compile(
     r"\.(model|config\.yaml|metrics\.json|errors\.csv|report\.html|README\.md|step-\d+)\.(old-\d+|[a-z0-9_]{8})"
@@ -62,6 +61,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
+                os.chmod(file, 0o644)  # some libraries write for the owner alone
                 sync_file(file)
         os.chmod(temporary, 0o755)
         old = None

@@ -4,7 +4,9 @@ import numpy as np
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 along the first axis, ties sharing their mean: ``scipy.stats.rankdata``, whose import costs a second.
+    """Ranks from 1 along the first axis, ties sharing their mean.
+
+    The same as ``scipy.stats.rankdata``, whose import costs a second.
 
     Args:
         values: float [N] or [N, C].

@@ -7,10 +7,15 @@
 * An adapter: ``adapter_config.json``, ``adapter_model.safetensors``, ``head.safetensors``; the base named and hashed.
 """
 
+import errno
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -37,6 +42,23 @@ def transformers_class(model: TextModel) -> str:
     if isinstance(model.head, PooledHead) and model.head.pooling == "own" and family == "Bert":
         return "BertForSequenceClassification"
     return ""
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the system refuses (a full disk, say); safetensors itself reports that as an error of its own kind.
+    """
+    if shutil.disk_usage(path.parent).free < sum(t.numel() * t.element_size() for t in tensors.values()):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def save_weights(folder: Path, model: TextModel, names: list[str], problem: str) -> None:
@@ -80,7 +102,7 @@ def save_weights(folder: Path, model: TextModel, names: list[str], problem: str)
     elif problem == "regression":
         config |= {"id2label": {"0": "value"}, "label2id": {"value": 0}}
     write_json(folder / "config.json", config)
-    save_file(_contiguous(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(_contiguous(tensors), folder / "model.safetensors")
 
 
 def type_of(config: dict[str, Any]) -> str:
@@ -92,7 +114,7 @@ def save_head(folder: Path, head: Head) -> None:
     """Write a head's parameters; nothing for one that has none."""
     tensors = _contiguous(head.state_dict())
     if tensors:
-        save_file(tensors, folder / HEAD_FILE, metadata={"format": "pt"})
+        save_tensors(tensors, folder / HEAD_FILE)
 
 
 def load_head(folder: Path, head: nn.Module, beside: dict[str, Tensor]) -> None:

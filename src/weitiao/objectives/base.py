@@ -17,6 +17,7 @@ class Objective(ABC):
     # classes: logits [N, C], int targets [N]; labels: logits [N, C], {0, 1} targets [N, C];
     # values: outputs [N, 1] or embeddings [N, 2, D], float targets [N]
     fits: ClassVar[tuple[str, ...]]
+    embeddings_only: ClassVar[bool] = False  # of ``values``, it takes embeddings and no single output
     compares_examples: ClassVar[bool] = False  # it needs a step's examples together, so steps are not cut
 
     def prepare(self, targets: "Tensor", classes: int) -> None:  # noqa: B027 (optional)

@@ -23,6 +23,7 @@ class Contrastive(Objective):
     temperature: float = option(0.05, "cosines are divided by it", "余弦除以该温度", least=0.001)
 
     fits = ("values",)
+    embeddings_only = True
     compares_examples = True
 
     def loss_sum(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":

@@ -80,7 +80,8 @@ class Run:
 
     def _record(self, item: Any, number: int) -> dict[str, Any]:
         roles = [c.role for c in self.task.columns if c.role not in (self.task.label_key, "label")]
-        row = item if isinstance(item, dict) else dict(zip(roles, item if isinstance(item, list | tuple) else [item], strict=False))
+        cells = item if isinstance(item, list | tuple) else [item]
+        row = item if isinstance(item, dict) else dict(zip(roles, cells, strict=False))
         try:
             record = self.task.example({role: row.get(role) for role in roles})
         except BadRow as error:

@@ -16,6 +16,7 @@ from weitiao.data.splits import column, split
 from weitiao.data.table import Table, make_records
 from weitiao.tasks.base import Answers, Task
 
+SHOWN_EVERY = 20_000  # texts between two signs of progress: a few seconds
 SMALLEST_FOR_DEV = 200  # below it, a tenth is too few texts to choose a checkpoint by
 
 
@@ -99,10 +100,16 @@ def _skipped(name: str, bad: list[BadRow], shown: int = 5) -> str:
 
 def encode(task: Task, prepared: Prepared, tokenizer: Any, max_length: int) -> Iterator[Event]:
     """Fill ``prepared.encoded``, and say what is wrong with the data."""
-    for number, (name, records) in enumerate(prepared.records.items()):
-        yield ProgressEvent(say("reading texts", "读入文本"), number, len(prepared.records))
-        prepared.encoded[name] = task.encode(records, tokenizer, max_length, prepared.answers)
-    yield ProgressEvent(say("reading texts", "读入文本"), len(prepared.records), len(prepared.records))
+    total, done = sum(map(len, prepared.records.values())), 0
+    for name, records in prepared.records.items():
+        parts = []
+        for start in range(0, len(records), SHOWN_EVERY):
+            yield ProgressEvent(say("reading texts", "读入文本"), done, total)
+            part = records.select(range(start, min(start + SHOWN_EVERY, len(records))))
+            parts.append(task.encode(part, tokenizer, max_length, prepared.answers))
+            done += len(part)
+        prepared.encoded[name] = Encoded.joined(parts)
+    yield ProgressEvent(say("reading texts", "读入文本"), total, total)
     prepared.findings = inspect(
         prepared.records["train"],
         prepared.records.get("test"),

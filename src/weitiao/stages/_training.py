@@ -82,7 +82,7 @@ class Training:
         self.source = resolve_model(config.model, notes.append)
         yield from (NoteEvent(note) for note in notes)
         if self.source.note:
-            yield NoteEvent(self.source.note)
+            yield NoteEvent(say(f"{config.model}: {self.source.note}", f"{config.model}：{self.source.note}"))
         self.tokenizer = load_tokenizer(self.source.path)
         self.answers = self.data.answers
         yield from _prepare.encode(self.task, self.data, self.tokenizer, config.max_length)
@@ -95,6 +95,14 @@ class Training:
                 say(
                     f"--objective {objective} is for {'/'.join(self.objective.fits)}; this task has {self.answers.kind}",
                     f"--objective {objective} 适用于 {'/'.join(self.objective.fits)}，而本任务是 {self.answers.kind}",
+                )
+            )
+        embeds = self.task.head(self.answers, "mean")["type"] == "embedding"
+        if self.objective.embeddings_only and not embeds:
+            raise WeitiaoError(
+                say(
+                    f"--objective {objective} compares embeddings: add --encoder bi",
+                    f"--objective {objective} 比较的是文本向量：请加上 --encoder bi",
                 )
             )
         self.evaluation = catalogue.member("evaluation", self.task.evaluation(self.answers))()
@@ -199,8 +207,9 @@ class Training:
         frozen = None
         layers = frozen_layers(self.model) if self.device == "cpu" and data.per_example == 1 else 0
         size = backbone.shape.hidden_size
-        if layers and fits(int(data.ids.offsets[-1]), size, 2 if self.precision == "bf16" else 4):
-            frozen = FrozenCache(self.model, batches, layers, self._autocast)
+        if layers:
+            keep = fits(int(data.ids.offsets[-1]), size, 2 if self.precision == "bf16" else 4)
+            frozen = FrozenCache(self.model, batches, layers, self._autocast, keep)
         return Parts(
             self.model, batches, self.objective.loss_sum, optimizer,
             make_schedule(config.schedule, total, config.warmup_ratio), accelerator, Dropout(config.seed), total,

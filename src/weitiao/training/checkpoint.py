@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from weitiao.core.runs import atomic_folder, read_json, sha256, write_json
+from weitiao.models.saving import save_tensors
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
@@ -32,24 +33,11 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
     """
     path = folder / f"step-{state['step']:08d}"
     with atomic_folder(path) as new:
-        _save_tensors(trained_state(model), new / "weights.safetensors")
-        _save_tensors(_optimizer_state(model, optimizer), new / "optimizer.safetensors")
+        save_tensors(trained_state(model), new / "weights.safetensors")
+        save_tensors(_optimizer_state(model, optimizer), new / "optimizer.safetensors")
         write_json(new / "state.json", state)
         write_json(new / "manifest.json", {name: sha256(new / name) for name in FILES})
     return path
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """safetensors reports a full disk as its own error type: make it the system's."""
-    need = sum(t.numel() * t.element_size() for t in tensors.values())
-    if shutil.disk_usage(path.parent).free < need:
-        raise OSError(28, "No space left on device")
-    try:
-        save_file(tensors, path)
-    except Exception as error:
-        if "No space left" in str(error):
-            raise OSError(28, "No space left on device") from None
-        raise
 
 
 def newest(folder: Path, *, skipped: list[str] | None = None) -> Path | None:

@@ -17,7 +17,7 @@ def estimate(parts: Parts, evaluated_tokens: int) -> EstimateEvent:
     """Time one micro-batch of typical length forwards and backwards, and count up.
 
     Memory: what the process holds now, four numbers a trained parameter (weight copy, gradient, two moments), and the
-    activations that the measured micro-batch left behind, scaled to the largest step.
+    activations of the measured micro-batch, and at the end the saved model read back beside the one in memory.
 
     Args:
         evaluated_tokens: tokens that will be run forwards only, for evaluation.
@@ -32,7 +32,8 @@ def estimate(parts: Parts, evaluated_tokens: int) -> EstimateEvent:
     tokens = parts.total_steps / parts.batches.steps_per_epoch * float(lengths.sum())
     seconds = tokens * both / batch.tokens + evaluated_tokens * forward / batch.tokens
     seconds += parts.total_steps * trained * OPTIMIZER_BYTES / OPTIMIZER_BYTES_PER_SECOND
-    peak = before + 12 * trained + max(resident_bytes() - before, 0) + 200_000 * 1024
+    saved = sum(p.numel() * p.element_size() for p in parts.model.parameters())
+    peak = before + 12 * trained + max(resident_bytes() - before, 0) + 2 * saved
     return EstimateEvent(memory_bytes=int(peak), seconds=seconds)
 
 

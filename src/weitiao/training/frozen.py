@@ -1,7 +1,7 @@
 """Frozen lower layers run once: their output is kept and every epoch starts from it.
 
 Valid because a frozen layer without dropout gives the same output each time. The cache is kept in memory, in the
-precision of training, and only if it fits.
+precision of training.
 """
 
 from typing import Any
@@ -16,13 +16,20 @@ from weitiao.training.batches import Batch, Batches, in_order
 
 
 class FrozenCache:
-    """Hidden states after the frozen layers, for every token of a table, ``[tokens, D]``."""
+    """Hidden states after the frozen layers, for every token of a table, ``[tokens, D]``.
 
-    def __init__(self, model: TextModel, batches: Batches, layers: int, autocast: Any) -> None:
-        self.layers, self.offsets = layers, batches.encoded.ids.offsets
+    Where they do not ``fit`` they are computed again for each batch: slower, but the same run, since frozen layers
+    have no dropout either way.
+    """
+
+    def __init__(self, model: TextModel, batches: Batches, layers: int, autocast: Any, keep: bool = True) -> None:
+        self.model, self.layers, self.autocast = model, layers, autocast
+        self.offsets = batches.encoded.ids.offsets
         size = model.backbone.shape.hidden_size
         self.states: Tensor | None = None
         with torch.no_grad():
+            if not keep:
+                return
             for rows in in_order(batches.encoded):
                 batch = batches.batch(rows)
                 with autocast():
@@ -40,7 +47,9 @@ class FrozenCache:
 
     def start(self, batch: Batch) -> dict[str, Any]:
         """Where the encoder starts for a batch (see ``Encoder.forward``)."""
-        assert self.states is not None
+        if self.states is None:
+            with self.autocast():
+                return {"first_layer": self.layers, "hidden_TD": self.model.backbone.lower(batch.packed, self.layers)}
         return {"first_layer": self.layers, "hidden_TD": self.states[self._places(batch)]}
 
 

@@ -75,11 +75,12 @@ class Lora(Tuning):
 
     def save_adapter(self, model: "TextModel", folder: Path, base: str) -> None:
         from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
+
+        from weitiao.models.saving import save_tensors
 
         state = get_peft_model_state_dict(model.backbone)
         named = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in state.items()}
-        save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_tensors(named, folder / "adapter_model.safetensors")
         config = model.backbone.peft_config["default"]
         config.base_model_name_or_path = base
         config.task_type = "FEATURE_EXTRACTION"
