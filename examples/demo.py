@@ -60,7 +60,9 @@ def main() -> int:
     print(f"  xdg-open {folder}/report.html")
     print(f'  .venv/bin/weitiao predict {folder} "物流管理中的最优路径问题" "I want to close my account"')
     print(f"  .venv/bin/weitiao evaluate {folder} --data {folder}/data/test.parquet")
-    print("  .venv/bin/weitiao finetune --data examples/data/finre --task relation-extraction --tuning lora \\")
+    print(
+        "  .venv/bin/weitiao finetune --data examples/data/finre --task relation-extraction --tuning lora \\"
+    )
     print("      --output runs/finre")
     return 0
 

@@ -44,7 +44,10 @@ def quoted(text: str) -> str:
 
 def as_file(rows: list[dict[str, str]], folder: Path) -> str:
     path = folder / "titles.csv"
-    path.write_text("text,label\n" + "".join(f'"{quoted(row["text"])}",{row["label"]}\n' for row in rows), encoding="utf-8")
+    path.write_text(
+        "text,label\n" + "".join(f'"{quoted(row["text"])}",{row["label"]}\n' for row in rows),
+        encoding="utf-8",
+    )
     return str(path)
 
 
@@ -73,7 +76,9 @@ def test_data_in_memory_is_kept_so_that_the_run_can_be_repeated(run: Any, rows: 
     import pandas
 
     assert pandas.read_parquet(run.folder / "data" / "train.parquet").to_dict("records") == rows
-    assert f"data: {run.folder / 'data' / 'train.parquet'}" in (run.folder / "config.yaml").read_text(encoding="utf-8")
+    assert f"data: {run.folder / 'data' / 'train.parquet'}" in (run.folder / "config.yaml").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_loaded_run_answers_as_the_trained_one(run: Any) -> None:
@@ -82,7 +87,9 @@ def test_a_loaded_run_answers_as_the_trained_one(run: Any) -> None:
     assert weitiao.predict(run, TITLES[0]) == run.predict(TITLES)[:1]
     assert {answer["label"] for answer in run.predict(TITLES)} <= {"工学", "医学"}
     assert loaded.metrics["task"] == "text_classification"
-    assert weitiao.load(run.folder / "model").predict(TITLES) == run.predict(TITLES)  # the model's folder alone
+    assert weitiao.load(run.folder / "model").predict(TITLES) == run.predict(
+        TITLES
+    )  # the model's folder alone
 
 
 def test_no_text_and_odd_texts_have_answers(run: Any) -> None:
@@ -160,9 +167,13 @@ def test_texts_from_standard_input(run: Any, capsys: Any, monkeypatch: Any) -> N
 
 
 def test_a_table_of_texts(run: Any, tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "new.csv").write_text("id,text\n" + "".join(f"{i},{t}\n" for i, t in enumerate(TITLES)), encoding="utf-8")
+    (tmp_path / "new.csv").write_text(
+        "id,text\n" + "".join(f"{i},{t}\n" for i, t in enumerate(TITLES)), encoding="utf-8"
+    )
     output = tmp_path / "answers.jsonl"
-    assert main(["predict", str(run.folder), "--data", str(tmp_path / "new.csv"), "--output", str(output)]) == 0
+    assert (
+        main(["predict", str(run.folder), "--data", str(tmp_path / "new.csv"), "--output", str(output)]) == 0
+    )
     found = lines(output.read_text(encoding="utf-8"))
     assert [(line["row"], line["text"]) for line in found] == list(zip((2, 3, 4), TITLES, strict=True))
     assert [line["label"] for line in found] == [answer["label"] for answer in run.predict(TITLES)]

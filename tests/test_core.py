@@ -37,8 +37,8 @@ class Settings:
     count: int = option(3, "how many", "数量", least=1, most=2**70)
     rate: float | None = option(None, "how fast", "速率", least=0)
     switch: bool = option(False, "on or off", "开关")
-    words: list[str] = option([], "words", "词")  # noqa: RUF009
-    pairs: dict[str, str] = option({}, "pairs", "键值对")  # noqa: RUF009
+    words: list[str] = option([], "words", "词")
+    pairs: dict[str, str] = option({}, "pairs", "键值对")
     mode: str = option("mean", "which", "方式", choices=("mean", "cls"))
     tuning: str = option("full", "tuning", "方法", family="tuning")
     member_values: dict[str, Any] = field(default_factory=dict)

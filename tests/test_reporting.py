@@ -195,7 +195,7 @@ def test_a_missing_part_is_left_out(name, tmp_path):
 
 
 def test_a_run_without_metrics_is_one_clear_error(tmp_path):
-    with pytest.raises(WeitiaoError, match="metrics.json"):
+    with pytest.raises(WeitiaoError, match=r"metrics\.json"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -118,8 +118,16 @@ def done(tiny_model: Path, root: Path, example_data: Path, tmp_path_factory: Any
                 pytest.skip(f"{case.source} is not on this machine")
             folder = tmp_path_factory.mktemp(name)
             train, test = subset(place / case.source, folder)
-            settings = {**FIXED, **case.settings, "task": case.task, "model": str(tiny_model), "num_epochs": 1}
-            kept[name] = Done(case, weitiao.finetune(train, output=folder / "run", test_data=test, **settings), train, test)
+            settings = {
+                **FIXED,
+                **case.settings,
+                "task": case.task,
+                "model": str(tiny_model),
+                "num_epochs": 1,
+            }
+            kept[name] = Done(
+                case, weitiao.finetune(train, output=folder / "run", test_data=test, **settings), train, test
+            )
         return kept[name]
 
     return of
@@ -143,7 +151,11 @@ def test_the_run_folder_is_complete(done: Callable[[str], Done], name: str) -> N
     low, high = report["intervals"][score]
     assert low <= report["scores"][score] <= high
     assert {score, "answer"} <= set(report["baseline"])
-    assert run.metrics["data"]["train"] | {"sha256": ""} == {"name": done(name).train.name, "sha256": "", "rows": 120}
+    assert run.metrics["data"]["train"] | {"sha256": ""} == {
+        "name": done(name).train.name,
+        "sha256": "",
+        "rows": 120,
+    }
     assert run.metrics["data"]["test"]["sha256"] == sha256(done(name).test)
 
 
@@ -161,7 +173,11 @@ def asked(record: dict[str, Any], task: str, raw: dict[str, Any]) -> Any:
     """What a person would pass to ``predict`` for a test record."""
     if task == "text_matching":
         return record["text_a"], record["text_b"]
-    return {k: raw[k] for k in ("text", "head", "tail") if k in raw} if task == "relation_extraction" else record["text"]
+    return (
+        {k: raw[k] for k in ("text", "head", "tail") if k in raw}
+        if task == "relation_extraction"
+        else record["text"]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.main_score != "f1"])
@@ -173,7 +189,9 @@ def test_predictions_are_those_that_were_scored(done: Callable[[str], Done], nam
     reported = run.metrics["evaluation"]["test"]["scores"][case.main_score]
     gold = [record["label"] for record in records]
     if case.main_score == "accuracy":
-        assert np.mean([a["label"] == g for a, g in zip(answers, gold, strict=True)]) == pytest.approx(reported)
+        assert np.mean([a["label"] == g for a, g in zip(answers, gold, strict=True)]) == pytest.approx(
+            reported
+        )
         assert all(0 < answer["score"] <= 1 for answer in answers)
     elif case.main_score == "spearman":
         from scipy.stats import spearmanr
@@ -219,7 +237,10 @@ def test_the_config_alone_makes_the_same_run(done: Callable[[str], Done], name: 
     from weitiao.cli import main
 
     run = done(name).run
-    assert main(["finetune", "--recipe", str(run.folder / "config.yaml"), "--output", str(tmp_path / "again")]) == 0
+    assert (
+        main(["finetune", "--recipe", str(run.folder / "config.yaml"), "--output", str(tmp_path / "again")])
+        == 0
+    )
     assert weights(weitiao.load(tmp_path / "again")) == weights(run) != {}
 
 
@@ -267,7 +288,10 @@ def test_top_layers_leave_the_rest_as_it_was(train: Callable[..., Any], tiny_mod
     from safetensors.torch import load_file
 
     run = train(top_layers=1)
-    before, after = load_file(tiny_model / "model.safetensors"), load_file(run.model_folder / "model.safetensors")
+    before, after = (
+        load_file(tiny_model / "model.safetensors"),
+        load_file(run.model_folder / "model.safetensors"),
+    )
     same = {name for name in before if name in after and torch.equal(before[name], after[name])}
     assert any("embeddings.word" in name for name in same)
     assert any("layer.0." in name for name in same) and not any("layer.1." in name for name in same)
@@ -321,6 +345,21 @@ def test_a_fitted_head_on_a_good_model_beats_the_majority(example_data: Path, tm
         pytest.skip(str(error))
     table, test = subset(example_data / "banking77" / "train.csv.gz", tmp_path, train=600, test=150)
     settings = {**FIXED, "model": "all-MiniLM-L6-v2", "tuning": "head", "max_length": 32}
-    report = weitiao.finetune(table, output=tmp_path / "run", test_data=test, **settings).metrics["evaluation"]["test"]
+    report = weitiao.finetune(table, output=tmp_path / "run", test_data=test, **settings).metrics[
+        "evaluation"
+    ]["test"]
     assert report["baseline"]["accuracy"] < 0.1
     assert report["scores"]["accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("encoder", ["cross", "bi"])
+def test_the_length_of_a_cut_pair_is_its_own(tiny_model: Path, encoder: str) -> None:
+    from weitiao.core.catalogue import member
+    from weitiao.data.encode import load_tokenizer
+
+    task, tokenizer = member("tasks", "text_matching")(encoder=encoder), load_tokenizer(tiny_model)
+    rows = [{"text_a": "a " * a, "text_b": "b " * b} for a, b in ((2, 3), (50, 50), (100, 3), (3, 100))]
+    encoded = task.encode(rows, tokenizer, 20, None)
+    # [CLS] a [SEP] b [SEP] together; alone, the longer of two [CLS] text [SEP].
+    assert encoded.uncut.tolist() == ([8, 103, 106, 106] if encoder == "cross" else [5, 52, 102, 102])
+    assert encoded.ids.lengths.max() == 20

@@ -134,7 +134,7 @@ def undisturbed(
 
 @pytest.fixture(scope="module")
 def killed(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run killed as it begins to write the checkpoint of step 9; those of steps 3 and 6 are whole. Copy it."""
+    """A run killed as it begins to write the checkpoint of step 9: two are whole (3 and 6). Copy it."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     kill_at("tempfile.mkdtemp", "step-00000009", 1, *settings, "--output", folder)
     return folder

@@ -9,6 +9,7 @@
 from typing import Any
 
 from weitiao.core.version import __version__
+
 __all__ = ["__version__", "evaluate", "finetune", "load", "predict"]
 
 

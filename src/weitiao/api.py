@@ -26,7 +26,10 @@ def finetune(data: Any = "", *, output: str | Path = "", show: bool = True, **se
 
     folder = Path(output or _free_folder(data))
     values: dict[str, Any] = {"output": str(folder), **settings}
-    for role, source in (("data", data), *((k, settings[k]) for k in ("test_data", "dev_data") if k in settings)):
+    for role, source in (
+        ("data", data),
+        *((k, settings[k]) for k in ("test_data", "dev_data") if k in settings),
+    ):
         values[role] = _as_path(source, folder, {"data": "train"}.get(role, role.removesuffix("_data")))
     _consume(stage.run(build(stage.Config, {k: v for k, v in values.items() if v != ""})), show)
     return Run(folder)

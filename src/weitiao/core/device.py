@@ -45,10 +45,16 @@ def pick_precision(wish: str, device: str) -> str:
         return wish
     if device != "cpu":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if gemm_flops_per_second(torch.bfloat16) > 1.2 * gemm_flops_per_second(torch.float32) else "fp32"
+    return (
+        "bf16"
+        if gemm_flops_per_second(torch.bfloat16) > 1.2 * gemm_flops_per_second(torch.float32)
+        else "fp32"
+    )
 
 
-def gemm_flops_per_second(dtype: Any, size: tuple[int, int, int] = (512, 384, 1536), repeats: int = 7) -> float:
+def gemm_flops_per_second(
+    dtype: Any, size: tuple[int, int, int] = (512, 384, 1536), repeats: int = 7
+) -> float:
     """The rate of one [m, k] x [k, n] matrix product here: the median of some runs after a warm-up."""
     import torch
 

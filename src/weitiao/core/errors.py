@@ -15,10 +15,18 @@ class BadRow(WeitiaoError):
 
     def __init__(self, column: str, reason: str, file: str = "", row: int = 0) -> None:
         self.column, self.reason, self.file, self.row = column, reason, file, row
-        place = say(f"{file}, row {row}, column '{column}'", f"{file} 第 {row} 行，列“{column}”") if file else f"'{column}'"
+        place = (
+            say(f"{file}, row {row}, column '{column}'", f"{file} 第 {row} 行，列“{column}”")
+            if file
+            else f"'{column}'"
+        )
         super().__init__(
             f"{place}: {reason}"
-            + (say(". Mend the row, or pass --skip-bad-rows", "。请修改该行，或加上 --skip-bad-rows") if file else "")
+            + (
+                say(". Mend the row, or pass --skip-bad-rows", "。请修改该行，或加上 --skip-bad-rows")
+                if file
+                else ""
+            )
         )
 
     def at(self, file: str, row: int) -> "BadRow":

@@ -13,7 +13,9 @@ def language() -> str:
     """The language of messages and reports: ``en`` or ``zh``."""
     wish = os.environ.get("WEITIAO_LANG", "").lower()
     if not wish:
-        wish = (os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or "").lower()
+        wish = (
+            os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
+        ).lower()
     return "zh" if wish.startswith("zh") else "en"
 
 

@@ -1,7 +1,8 @@
-"""Rows streamed into Arrow: small tables stay in memory, large ones go to a file in the cache that is memory-mapped.
+"""Rows streamed into Arrow: small tables stay in memory, large ones become memory-mapped files in the cache.
 
-The cache is ``tables/`` under ``WEITIAO_HOME``: ``<key>.arrow`` (an Arrow IPC stream) and, written last, ``<key>.json``
-(its size and what else its maker wants to know). An entry without a fitting ``.json`` doesn't count.
+The cache is ``tables/`` under ``WEITIAO_HOME``: ``<key>.arrow`` (an Arrow IPC stream) and, written last,
+``<key>.json`` (its size and what else its maker wants to know). An entry without a fitting ``.json`` doesn't
+count.
 """
 
 import contextlib
@@ -45,7 +46,7 @@ class BadRows:
 
 
 class ArrowSink:
-    """Takes batches of columns and becomes a ``datasets.Dataset``. A context manager: on an error nothing is left.
+    """Takes batches of columns and becomes a ``datasets.Dataset``. In a ``with``, so an error leaves nothing.
 
     Column types are those of the first values that show them; a later value of another type is a bad row.
     """
@@ -82,7 +83,7 @@ class ArrowSink:
         self._types |= types
 
     def add(self, numbers: Sequence[int], columns: dict[str, Sequence[Any]]) -> None:
-        """Add rows: their row numbers, and for each column as many values. Every call names the same columns."""
+        """Add rows: their row numbers, and as many values of each column. Every call has the same columns."""
         self._held.append((numbers, columns))
         for name, values in columns.items():
             if name not in self._types and (kind := _type_of(values)) is not None:
@@ -148,7 +149,7 @@ class ArrowSink:
                 self._writer.write_batch(batch)
 
     def finish(self, key: str | Callable[[], str], facts: Mapping[str, Any] | None = None) -> "Dataset":
-        """The rows as a dataset. A large table is put in the cache under ``key``, with ``facts`` beside it."""
+        """The rows as a dataset. A large table goes to the cache under ``key``, with ``facts`` beside it."""
         import pyarrow as pa
         from datasets import Dataset
 
@@ -198,7 +199,8 @@ def _cache_errors() -> Iterator[None]:
         reason = error.strerror or error
         raise WeitiaoError(
             say(
-                f"Cannot write to the cache {_folder()}: {reason}. Free some space, or set WEITIAO_HOME to another folder",
+                f"Cannot write to the cache {_folder()}: {reason}. "
+                "Free some space, or set WEITIAO_HOME to another folder",
                 f"无法写入缓存 {_folder()}：{reason}。请腾出空间，或用 WEITIAO_HOME 指定别的文件夹",
             )
         ) from None

@@ -1,7 +1,7 @@
-"""Entities written as offsets, in their several shapes, made one: ``[{"start", "end", "label"}]``, end exclusive.
+"""Entities written as offsets, in several shapes, made one: ``[{"start", "end", "label"}]``, end exclusive.
 
-CLUE (CLUENER2020) writes ``{type: {surface: [[start, end], ...]}}`` with an *inclusive* end; SNIPS, doccano and
-spaCy write ``[[start, end, label], ...]`` with an exclusive one. Offsets count characters of the text.
+CLUE (CLUENER2020) writes ``{type: {surface: [[start, end], ...]}}`` with an *inclusive* end; SNIPS, doccano
+and spaCy write ``[[start, end, label], ...]`` with an exclusive one. Offsets count characters of the text.
 """
 
 from collections.abc import Mapping, Sequence

@@ -32,8 +32,8 @@ CLASSIFICATION = (TEXT, LABEL)
 PAIRS = (
     Column(
         "text_a",
-        ("text_a", "a", "sentence1", "sentence_1", "sentence_a", "text1", "text_1", "question1", "query1", "premise",
-         "query", "句子1", "句子a", "文本1", "文本a", "问题1"),
+        ("text_a", "a", "sentence1", "sentence_1", "sentence_a", "text1", "text_1", "question1", "query1",
+         "premise", "query", "句子1", "句子a", "文本1", "文本a", "问题1"),
         help="the first text of the pair",
     ),
     Column(
@@ -51,10 +51,10 @@ PAIRS = (
 )  # fmt: skip
 RELATIONS = (
     TEXT,
-    Column("head", ("head", "subject", "subj", "entity1", "e1", "头实体", "实体1", "主语", "主体"), required=False,
-           help="the first entity; not needed where the text marks it, <e1>so</e1>"),
-    Column("tail", ("tail", "object", "obj", "entity2", "e2", "尾实体", "实体2", "宾语", "客体"), required=False,
-           help="the second entity; not needed where the text marks it, <e2>so</e2>"),
+    Column("head", ("head", "subject", "subj", "entity1", "e1", "头实体", "实体1", "主语", "主体"),
+           required=False, help="the first entity; not needed where the text marks it, <e1>so</e1>"),
+    Column("tail", ("tail", "object", "obj", "entity2", "e2", "尾实体", "实体2", "宾语", "客体"),
+           required=False, help="the second entity; not needed where the text marks it, <e2>so</e2>"),
     Column("label", ("relation", "predicate", "label", "关系", "关系类型", "标签"), help="the relation"),
 )  # fmt: skip
 TOKENS = (
@@ -121,8 +121,9 @@ def find_columns(
         wanted: the roles; those not required may be missing from the answer.
         given: role -> column, from the user.
         file: the table's name, for messages.
-        lengths: mean characters of each column, where the table has no header: then required roles are taken by
-            position if there are as many columns as roles, and of a text and a label the longer is the text.
+        lengths: mean characters of each column, where the table has no header: then required roles are taken
+            by position if there are as many columns as roles, and of a text and a label the longer is the
+            text.
 
     Raises:
         WeitiaoError: a given column or role does not exist, or a required role has no column.
@@ -165,6 +166,7 @@ def _no_column(column: Column, names: Sequence[str], file: str) -> WeitiaoError:
         say(
             f"{file} has no column for '{column.role}' (looked for {looked}, ...). Its columns: {there}. "
             f"Say which one it is: {column.role}=<column>",
-            f"{file} 里找不到“{column.role}”对应的列（找过 {looked} 等）。它的列有：{there}。请指明：{column.role}=<列名>",
+            f"{file} 里找不到“{column.role}”对应的列（找过 {looked} 等）。它的列有：{there}。"
+            f"请指明：{column.role}=<列名>",
         )
     )

@@ -1,7 +1,7 @@
 """CoNLL files and BIO tags: tokens joined to a text, tags turned to character spans, and back.
 
-One token a line with its tag last, a blank line between sentences, tab or space between fields. Tags are BIO, BIOES,
-BILOU or BMES; as in conlleval, an I that continues nothing begins an entity.
+One token a line with its tag last, a blank line between sentences, tab or space between fields. Tags are BIO,
+BIOES, BILOU or BMES; as in conlleval, an I that continues nothing begins an entity.
 """
 
 import re
@@ -82,7 +82,7 @@ def spans_from_tags(
 
 
 def tags_from_spans(tokens: Sequence[str], starts: Sequence[int], spans: Iterable[Span]) -> list[str]:
-    """BIO tags of tokens that begin at ``starts``; a token belongs to a span that covers its first character."""
+    """BIO tags of tokens that begin at ``starts``; a token is in a span that covers its first character."""
     tags = ["O"] * len(tokens)
     for span in spans:
         inside = [place for place, start in enumerate(starts) if span["start"] <= start < span["end"]]

@@ -36,7 +36,8 @@ def open_delimited(
 
     Args:
         delimiters: those to choose among, by looking at the first rows.
-        has_header: whether the first row names the columns; by default that is judged by ``looks_like_header``.
+        has_header: whether the first row names the columns; by default that is judged by
+            ``looks_like_header``.
 
     Raises:
         WeitiaoError: there is no row, or two columns have the same name.
@@ -110,16 +111,17 @@ def _wrong_width(row: Sequence[str], names: Sequence[str]) -> BadRow:
     return BadRow(
         column,
         say(
-            f"the row has {len(row)} fields, not {len(names)}; a text that holds the delimiter must stand in quotes",
+            f"the row has {len(row)} fields, not {len(names)}; "
+            "a text that holds the delimiter must stand in quotes",
             f"该行有 {len(row)} 个字段，应为 {len(names)} 个；含分隔符的文本要加引号",
         ),
     )
 
 
 def _records(file: TextFile, dialect: Dialect) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """Records with their number, counted from 1 as in a spreadsheet (a blank line is a row, with no fields)."""
+    """Records with their number, counted from 1 as in a spreadsheet (a blank line is a row without fields)."""
     with file.open("") as lines, _field_limit():
-        reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=True)
+        reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=True)  # type: ignore[arg-type]
         number = 0
         while True:
             number += 1
@@ -140,7 +142,8 @@ def _records(file: TextFile, dialect: Dialect) -> Iterator[tuple[int, list[str] 
 def _unclosed(file: str, row: int, line: int) -> WeitiaoError:
     return WeitiaoError(
         say(
-            f"{file}, row {row} (line {line}): a quote is opened and never closed. Close it, or double quotes in a text",
+            f"{file}, row {row} (line {line}): a quote is opened and never closed. "
+            "Close it, or double the quotes inside a text",
             f"{file} 第 {row} 行（文件第 {line} 行）：有引号没有闭合。请补上，或把文本里的引号写两遍",
         )
     )

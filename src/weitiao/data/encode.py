@@ -43,7 +43,9 @@ class Ragged:
         """The rows of all parts, in order."""
         ends = np.cumsum([len(part.values) for part in parts])
         starts = [part.offsets[1:] + end - len(part.values) for part, end in zip(parts, ends, strict=True)]
-        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], *starts]).astype(np.int64))
+        return cls(
+            np.concatenate([part.values for part in parts]), np.concatenate([[0], *starts]).astype(np.int64)
+        )
 
     @property
     def lengths(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Text files as they come: gzip or not, UTF-8 (byte order mark or not) or GB18030; and how one is laid out."""
+"""Text files as they come: gzip or not, UTF-8 (with a BOM or not) or GB18030; and how one is laid out."""
 
 import codecs
 import csv
@@ -101,11 +101,11 @@ def readable(name: str) -> Iterator[None]:
 
 
 def check_text(path: Path, name: str) -> TextFile:
-    """Read a file from end to end and settle its encoding: UTF-8 if all of it is, else GB18030 if all of it is.
+    """Read a file from end to end and settle its encoding: all of it UTF-8, or else all of it GB18030.
 
     Raises:
-        WeitiaoError: it is neither, holds a NUL byte, or has only white space. Offsets count bytes from 0, after
-            gunzip.
+        WeitiaoError: it is neither, holds a NUL byte, or has only white space. Offsets count bytes from 0,
+            after gunzip.
     """
     wrong = {}
     for encoding in ("utf-8", "gb18030"):
@@ -118,7 +118,8 @@ def check_text(path: Path, name: str) -> TextFile:
         say(
             f"{name} is neither UTF-8 nor GB18030: byte 0x{byte:02x} at offset {offset:,} (line {line:,}). "
             "Save it as UTF-8",
-            f"{name} 既不是 UTF-8 也不是 GB18030：偏移 {offset:,}（第 {line:,} 行）处的字节是 0x{byte:02x}。请另存为 UTF-8",
+            f"{name} 既不是 UTF-8 也不是 GB18030：偏移 {offset:,}（第 {line:,} 行）处的字节是 0x{byte:02x}。"
+            "请另存为 UTF-8",
         )
     )
 
@@ -135,7 +136,7 @@ def _first_undecodable(path: Path, name: str, encoding: str) -> tuple[int, int, 
             try:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                # The error counts from bytes kept back from the block before: place it by the end of what was read.
+                # The error counts from bytes kept back from the block before: place it from the end.
                 at = read + len(block) - len(error.object) + error.start
                 return error.object[error.start], at, line + block.count(b"\n", 0, max(at - read, 0))
             blank = blank and not text.strip("\ufeff \r\n\t")
@@ -150,8 +151,10 @@ def _first_undecodable(path: Path, name: str, encoding: str) -> tuple[int, int, 
 def _holds_nul(name: str, offset: int, line: int) -> WeitiaoError:
     return WeitiaoError(
         say(
-            f"{name} holds a NUL byte at offset {offset:,} (line {line:,}): it is UTF-16 or no text. Save it as UTF-8",
-            f"{name} 在偏移 {offset:,}（第 {line:,} 行）处有 NUL 字节：它是 UTF-16 或不是文本。请另存为 UTF-8",
+            f"{name} holds a NUL byte at offset {offset:,} (line {line:,}): it is UTF-16 or no text. "
+            "Save it as UTF-8",
+            f"{name} 在偏移 {offset:,}（第 {line:,} 行）处有 NUL 字节：它是 UTF-16 或不是文本。"
+            "请另存为 UTF-8",
         )
     )
 
@@ -160,7 +163,7 @@ def _holds_nul(name: str, offset: int, line: int) -> WeitiaoError:
 
 
 def text_layout(sample: str) -> str:
-    """The layout of a ``.txt`` file: ``conll``, ``tabs``, ``numbered`` (``1 some text``) or ``lines`` (only texts)."""
+    """The layout of a ``.txt`` file: ``conll``, ``tabs``, ``numbered`` (``1 some text``) or ``lines``."""
     lines = [line for line in sample.split("\n") if line.strip()]
     if looks_like_conll(lines):
         return "conll"
@@ -183,7 +186,7 @@ class Dialect:
 
 
 def sniff_dialect(sample: str, delimiters: tuple[str, ...] = DELIMITERS) -> Dialect:
-    """The delimiter under which most rows have as many fields as the first; between equals, the first of the tuple."""
+    """The delimiter under which most rows have as many fields as the first; between equals, the earlier."""
     shares = []
     for delimiter in delimiters:
         widths = Counter(len(row) for row in _parse(sample, delimiter) if row)
@@ -208,7 +211,7 @@ def _parse(sample: str, delimiter: str, rows: int = 100) -> list[list[str]]:
 
 
 def _quotes_are_text(sample: str) -> bool:
-    """Whether a tab-separated file doesn't use quotes to quote: a field opens with one that it never closes."""
+    """Whether quotes in a tab-separated file are text: a field opens with one that it never closes."""
     lines = [line.rstrip("\r").split("\t") for line in sample.split("\n") if line.strip()]
     opened = any(field.startswith('"') and field.count('"') % 2 for fields in lines for field in fields)
     return opened and len({len(fields) for fields in lines}) == 1

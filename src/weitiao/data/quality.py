@@ -26,7 +26,8 @@ class Finding:
     """One kind of flaw.
 
     Attributes:
-        code: ``empty_text``, ``duplicate``, ``two_labels``, ``overlap``, ``label_once``, ``imbalance``, ``truncated``.
+        code: ``empty_text``, ``duplicate``, ``two_labels``, ``overlap``, ``label_once``, ``imbalance``,
+            ``truncated``.
         count, total: rows it touches, of how many.
         rows: the first row numbers, as a person counts in the source.
         message: one line, in the reader's language.
@@ -80,7 +81,8 @@ def check_labels(train_labels: Iterable[Any], test_labels: Iterable[Any] | None 
         train_labels, test_labels: one entry a row: a label, a list of labels, spans, or a number.
 
     Raises:
-        WeitiaoError: training has one label only (and no row without it), or test has a label never seen in training.
+        WeitiaoError: training has one label only (and no row without it), or test has a label never seen in
+            training.
     """
     train = list(train_labels)
     known = Counter(name for label in train for name in label_names(label))
@@ -148,7 +150,7 @@ def _empty(data: "Dataset", keys: Sequence[str]) -> "np.ndarray":
 def _repeats(
     train: "Dataset", ids: "np.ndarray", empty: "np.ndarray", labels: list[Any] | None
 ) -> list[Finding]:
-    """Rows that repeat an earlier row's text: with the same label, and rows of texts with more than one label."""
+    """Rows of texts with more than one label, and rows that repeat an earlier text and label."""
     import numpy as np
 
     names = [""] * len(ids) if labels is None else [str(label) for label in labels]
@@ -157,12 +159,10 @@ def _repeats(
         (numbers.setdefault(name, len(numbers)) for name in names), np.int64, count=len(ids)
     )
     _, groups = np.unique(ids, return_inverse=True)
-    pairs, first, pair_of = np.unique(
-        np.stack([groups, label_ids], axis=1), axis=0, return_index=True, return_inverse=True
-    )
+    pairs, first = np.unique(groups * max(len(numbers), 1) + label_ids, return_index=True)
     repeated = np.ones(len(ids), dtype=bool)
     repeated[first] = False
-    contradicted = np.bincount(pairs[:, 0])[groups] > 1 if len(ids) else empty
+    contradicted = np.bincount(pairs // max(len(numbers), 1))[groups] > 1 if len(ids) else empty
     repeat = say("repeat an earlier text with the same label", "与前面的文本及标签重复")
     clash = say("have a text that also stands under another label", "的文本还出现在另一个标签下")
     return [
@@ -204,7 +204,8 @@ def _label_counts(train: "Dataset", labels: list[Any]) -> list[Finding]:
             message = say(
                 f"Labels are very unequal: '{most}' has {many:,} rows, '{least}' only {few:,}. "
                 "Consider class weights, and judge by macro F1",
-                f"标签极不均衡：“{most}”有 {many:,} 条，“{least}”只有 {few:,} 条。可用类别权重，并看宏平均 F1",
+                f"标签极不均衡：“{most}”有 {many:,} 条，“{least}”只有 {few:,} 条。"
+                "可用类别权重，并看宏平均 F1",
             )
             found.append(Finding("imbalance", few, len(labels), [], message))
     return found

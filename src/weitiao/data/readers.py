@@ -1,7 +1,7 @@
 """Tables from anywhere: CSV, TSV, text lines, JSON, Parquet, CoNLL, a DataFrame, a Dataset, a list of dicts.
 
-The format is told by the suffix (before ``.gz``); encodings are settled by reading all bytes; large tables are kept as
-Arrow files in the cache and memory-mapped, so that a second reading costs only the hash of the file.
+The format is told by the suffix (before ``.gz``); encodings are settled by reading all bytes; large tables
+are kept as Arrow files in the cache and memory-mapped, so reading one again costs only the hash of the file.
 """
 
 import hashlib
@@ -75,15 +75,16 @@ def read_table(
 def read_splits(source: Any, **options: Any) -> dict[str, Table]:
     """Read a source with its splits, as ``{"train": ..., "validation": ..., "test": ...}``, those there are.
 
-    A folder has files whose names (before the suffix) are or end in a split's name; a mapping has a source for each
-    split; a table may have a column ``split`` (values other than the usual names stay as they are, such as clinc150's
-    ``oos_train``). Any other table is all ``train``.
+    A folder has files whose names (before the suffix) are or end in a split's name; a mapping has a source
+    for each split; a table may have a column ``split`` (values other than the usual names stay as they are,
+    such as clinc150's ``oos_train``). Any other table is all ``train``.
 
     Args:
         options: as for ``read_table``.
 
     Raises:
-        WeitiaoError: a folder has no tables, none that is a split, or two for one split; or see ``read_table``.
+        WeitiaoError: a folder has no tables, none that is a split, or two for one split; or see
+            ``read_table``.
     """
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
         source = _split_files(Path(source))
@@ -95,7 +96,7 @@ def read_splits(source: Any, **options: Any) -> dict[str, Table]:
 
 
 def split_name(name: str, at_end: bool = False) -> str:
-    """``train``, ``validation`` or ``test`` for one of their usual names (with ``at_end``, a name ending in one), else ""."""
+    """``train``, ``validation`` or ``test`` for a usual name of it (``at_end``: a name ending so), else ""."""
     found = (_SPLIT_AT_END if at_end else _SPLIT).fullmatch(name.strip().lower())
     return next((split for split, text in found.groupdict().items() if text), "") if found else ""
 
@@ -153,7 +154,8 @@ def _read_file(path: Path, name: str, options: Options) -> Table:
     if kind not in SUFFIXES:
         raise WeitiaoError(
             say(
-                f"{name}: don't know how to read '{kind or path.name}'. Known: {', '.join(SUFFIXES)}, each also .gz",
+                f"{name}: don't know how to read '{kind or path.name}'. "
+                f"Known: {', '.join(SUFFIXES)}, each also .gz",
                 f"{name}：不认识“{kind or path.name}”这种格式。可用的有：{', '.join(SUFFIXES)}，均可再加 .gz",
             )
         )
@@ -175,7 +177,7 @@ def _key(content: str, kind: str, last: str, options: Options) -> str:
 
 @dataclass(frozen=True)
 class _Opened:
-    batches: Iterator[tuple[Sequence[int], dict[str, Sequence[Any]]]]
+    batches: Iterator[tuple[Any, dict[str, Any]]]  # row numbers, columns
     only_text: bool = False  # every cell is text
     headerless: bool = False
 
@@ -215,7 +217,8 @@ def _read_object(source: Any, options: Options) -> Table:
         kind = type(source).__name__
         raise WeitiaoError(
             say(
-                f"Cannot read a table from a {kind}. Give a path, a DataFrame, a datasets.Dataset or a list of dicts",
+                f"Cannot read a table from a {kind}. "
+                "Give a path, a DataFrame, a datasets.Dataset or a list of dicts",
                 f"无法从 {kind} 读取数据表。请给出路径、DataFrame、datasets.Dataset 或字典的列表",
             )
         )

@@ -1,6 +1,7 @@
 """Sources whose rows are dicts (JSON, Parquet, CoNLL sentences, objects in memory), their cells made alike.
 
-A cell ends as text, as a (nested) list of text, as spans ``[{"start", "end", "label"}]``, or as None where missing.
+A cell ends as text, as a (nested) list of text, as spans ``[{"start", "end", "label"}]``, or as None where
+it is missing.
 """
 
 import json
@@ -32,7 +33,7 @@ _CLUE_NAMES = frozenset(TOKENS[1].aliases) - {"slots"}
 def row_batches(
     rows: Iterable[tuple[int, Row | BadRow]], bad: BadRows
 ) -> Iterator[tuple[list[int], dict[str, list[Any]]]]:
-    """Tidy rows in batches of columns. The columns are all keys of the first batch; a key not there is None."""
+    """Tidy rows in batches of columns. The columns are the keys of the first batch; one not there is None."""
     tidied = _tidied(rows, bad)
     first = list(islice(tidied, BATCH_ROWS))
     names = list(dict.fromkeys(chain.from_iterable(row for _, row in first)))
@@ -154,7 +155,7 @@ def _array_items(stream: IO[str], name: str) -> Iterator[Any]:
             return
         try:
             value, end = decoder.raw_decode(buffer, at)
-            # A number at the end of the buffer may go on in the next chunk; the array's end never follows it there.
+            # What ends where the buffer does may go on in the next chunk.
             if end == len(buffer):
                 raise json.JSONDecodeError("cut off", buffer, end)
         except (json.JSONDecodeError, RecursionError) as error:

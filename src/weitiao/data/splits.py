@@ -19,16 +19,16 @@ QUANTILE_BINS = 10
 
 def normalise(text: str) -> str:
     """A text as it is compared with others: NFKC, no case, runs of white space made one space."""
-    if not text.isascii():
+    if not text.isascii() and not unicodedata.is_normalized("NFKC", text):
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
 
 
 def text_ids(records: "Dataset", keys: str | Sequence[str]) -> "np.ndarray":
-    """A 64-bit number for each row's text (or texts), the same where the normalised texts are: uint64, (rows,).
+    """A 64-bit number for each row's text (or texts), the same where the normalised texts are; uint64.
 
-    Numbers are the first 8 bytes of BLAKE2b, so they don't depend on the process; among a million texts the chance of
-    one false match is about 3e-8.
+    Numbers are the first 8 bytes of BLAKE2b, so they don't depend on the process; among a million texts the
+    chance of one false match is about 3e-8.
     """
     import numpy as np
 
@@ -72,10 +72,10 @@ def split(
 ) -> tuple["np.ndarray", "np.ndarray"]:
     """Row indices for training and for testing, both ascending int64.
 
-    Rows with the same text (normalised) form a group and stay together. A group counts under the rarest of its
-    labels (numbers under their decile); in each such stratum about ``test_fraction`` of the groups are held out, the
-    total being right to within one group. Every label keeps a row in training, and a group larger than its stratum's
-    share of the test set is trained on.
+    Rows with the same text (normalised) form a group and stay together. A group counts under the rarest of
+    its labels (numbers under their decile); in each such stratum about ``test_fraction`` of the groups are
+    held out, the total being right to within one group. Every label keeps a row in training, and a group
+    larger than its stratum's share of the test set is trained on.
 
     Args:
         test_fraction: between 0 and 1, both excluded.
@@ -106,7 +106,8 @@ def split(
             say(
                 f"Too few different texts ({len(first_rows)}) to hold out {test_fraction:.0%} for testing. "
                 "Give a test file, or more texts",
-                f"不同的文本太少（{len(first_rows)} 条），无法留出 {test_fraction:.0%} 作测试。请给出测试文件，或增加文本",
+                f"不同的文本太少（{len(first_rows)} 条），无法留出 {test_fraction:.0%} 作测试。"
+                "请给出测试文件，或增加文本",
             )
         )
     return np.flatnonzero(~in_test).astype(np.int64), np.flatnonzero(in_test).astype(np.int64)
@@ -137,9 +138,10 @@ def _strata(labels: list[list[str]]) -> "np.ndarray":
 
 
 def _hold_out(strata: Any, sizes: Any, fraction: float, rng: Any) -> "np.ndarray":
-    """Choose groups: systematic sampling (every 1/fraction-th) along the groups in random order within strata.
+    """Choose groups: every 1/fraction-th along the strata, in random order within each.
 
-    Unlike rounding in each stratum, this gets the total right where there are many strata of a few groups each.
+    Unlike rounding in each stratum, this gets the total right where there are many strata of a few groups
+    each.
     """
     import numpy as np
 

@@ -19,7 +19,8 @@ class Table:
 
     Attributes:
         rows: the columns as in the source, cells as text or (nested) lists of text, entities as lists of
-            ``{start, end, label}``, a missing value as None; and ``row_number``, as a person counts in the source.
+            ``{start, end, label}``, a missing value as None; and ``row_number``, as a person counts in the
+            source.
         name: as the user gave it.
         bad_rows: those left out, with ``skip_bad_rows``.
         sha256: of the file's bytes, or of the content where there is no file.
@@ -71,7 +72,8 @@ def make_records(
 
     Args:
         columns: role -> column of the table (from ``table.find``).
-        example: ``{role: cell} -> record``; every record has the same keys. It raises ``BadRow(role, reason)``.
+        example: ``{role: cell} -> record``; every record has the same keys. It may raise
+            ``BadRow(role, reason)``.
         skip_bad_rows: list bad rows instead of raising the first.
 
     Raises:

@@ -169,9 +169,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise ValueError(missing[0])
     except ValueError:
         raise WeitiaoError(
-            say(
-                f"{path} is damaged. Train or copy the model again", f"{path} 已损坏。请重新训练或复制模型"
-            )
+            say(f"{path} is damaged. Train or copy the model again", f"{path} 已损坏。请重新训练或复制模型")
         ) from None
     return description
 

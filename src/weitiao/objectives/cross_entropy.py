@@ -18,7 +18,9 @@ class CrossEntropy(Objective):
     ``balanced`` weighs class c by N / (C n_c), as scikit-learn does. Label smoothing: Szegedy et al. 2016.
     """
 
-    class_weights: str = option("none", "weigh rare classes up", "提高少数类的权重", choices=("none", "balanced"))
+    class_weights: str = option(
+        "none", "weigh rare classes up", "提高少数类的权重", choices=("none", "balanced")
+    )
     label_smoothing: float = option(
         0.0, "share of each target spread over all classes", "标签平滑系数", least=0, most=0.9
     )

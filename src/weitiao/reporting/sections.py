@@ -132,6 +132,7 @@ def others(metrics: Report, split: str) -> str:
 
 
 def curves(events: Sequence[Report], monitor: str) -> str:
+    """The training loss and the held-out score, by step."""
     loss, score = pictures.loss_curve(events), pictures.score_curve(events, monitor)
     panels = []
     if loss:
@@ -151,6 +152,7 @@ def curves(events: Sequence[Report], monitor: str) -> str:
 
 
 def confusion(report: Report) -> str:
+    """The confusion matrix with the most frequent confusions."""
     if "confusion" not in report:
         return ""
     picture, shown = pictures.confusion(report["labels"], report["confusion"])
@@ -211,6 +213,7 @@ def _class_row(name: str, row: Report, kind: str = "") -> str:
 
 
 def calibration(report: Report) -> str:
+    """The reliability diagram."""
     if not report.get("reliability"):
         return ""
     error = report["scores"].get("expected_calibration_error", 0.0)
@@ -224,6 +227,7 @@ def calibration(report: Report) -> str:
 
 
 def slices(report: Report) -> str:
+    """Scores by slice, the worst first."""
     slices = report.get("slices") or []
     if not slices:
         return ""
@@ -252,6 +256,7 @@ def slices(report: Report) -> str:
 
 
 def errors(report: Report) -> str:
+    """The errors to read first."""
     errors = report.get("worst_errors") or []
     items = "".join(
         f'<li><span class="row">{escape(entry["row_number"])}</span>'

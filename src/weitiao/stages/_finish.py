@@ -38,8 +38,15 @@ def evaluate_and_report(run: "Training", description: dict[str, Any]) -> Iterato
     write_card(run.folder)
     write_report(run.folder)
     output = run.folder
-    yield NoteEvent(say(f"Run folder: {output}   report: {output / 'report.html'}", f"运行目录：{output}   报告：{output / 'report.html'}"))
-    yield ResultEvent(str(output), {"monitor": run.monitor, "scores": {s: r["scores"] for s, r in reports.items()}})
+    yield NoteEvent(
+        say(
+            f"Run folder: {output}   report: {output / 'report.html'}",
+            f"运行目录：{output}   报告：{output / 'report.html'}",
+        )
+    )
+    yield ResultEvent(
+        str(output), {"monitor": run.monitor, "scores": {s: r["scores"] for s, r in reports.items()}}
+    )
 
 
 def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +55,10 @@ def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, An
     tokens, seconds = sum(t for t, _ in run.speeds), sum(s for _, s in run.speeds)
     cost: dict[str, Any] = {"actual_seconds": run.trained_seconds, "actual_memory_bytes": peak_memory_bytes()}
     if run.estimate is not None:
-        cost |= {"estimated_seconds": run.estimate.seconds, "estimated_memory_bytes": run.estimate.memory_bytes}
+        cost |= {
+            "estimated_seconds": run.estimate.seconds,
+            "estimated_memory_bytes": run.estimate.memory_bytes,
+        }
     if seconds:
         cost["tokens_per_second"] = tokens / seconds
     return {
@@ -66,7 +76,8 @@ def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, An
         },
         "data": run.data.sources,
         "data_findings": [
-            {"code": f.code, "count": f.count, "message": f.message, "rows": f.rows} for f in run.data.findings
+            {"code": f.code, "count": f.count, "message": f.message, "rows": f.rows}
+            for f in run.data.findings
         ],
         "evaluation": reports,
         "monitor": run.monitor,
@@ -86,7 +97,10 @@ def _opens(run: "Training", description: dict[str, Any]) -> str:
         )
     if description["transformers_class"]:
         name = description["transformers_class"]
-        return say(f"The folder opens as it is: {name}.from_pretrained.", f"该目录可直接打开：{name}.from_pretrained。")
+        return say(
+            f"The folder opens as it is: {name}.from_pretrained.",
+            f"该目录可直接打开：{name}.from_pretrained。",
+        )
     return say(
         "The backbone opens with AutoModel.from_pretrained; transformers has no class with this head, which lies beside "
         f"it in head.safetensors (pooling: {run.head_kind['pooling']}, then one linear layer).",

@@ -85,7 +85,9 @@ class Run:
         try:
             record = self.task.example({role: row.get(role) for role in roles})
         except BadRow as error:
-            raise WeitiaoError(say(f"text {number + 1}: {error.reason}", f"第 {number + 1} 条：{error.reason}")) from None
+            raise WeitiaoError(
+                say(f"text {number + 1}: {error.reason}", f"第 {number + 1} 条：{error.reason}")
+            ) from None
         return {**record, "row_number": number + 1}
 
     def _load(self) -> tuple[TextModel, Any]:

@@ -31,10 +31,14 @@ class Prepared:
     encoded: dict[str, Encoded] = field(default_factory=dict)
 
 
-def read(task: Task, source: Any, columns: dict[str, str], skip_bad_rows: bool) -> tuple[Any, Table, list[BadRow]]:
+def read(
+    task: Task, source: Any, columns: dict[str, str], skip_bad_rows: bool
+) -> tuple[Any, Table, list[BadRow]]:
     """One table as the task's records."""
     table = source if isinstance(source, Table) else read_table(_located(source), skip_bad_rows=skip_bad_rows)
-    records, bad = make_records(table, table.find(task.columns, columns), task.example, skip_bad_rows=skip_bad_rows)
+    records, bad = make_records(
+        table, table.find(task.columns, columns), task.example, skip_bad_rows=skip_bad_rows
+    )
     return records, table, [*table.bad_rows, *bad]
 
 
@@ -52,7 +56,10 @@ def prepare(task: Task, config: Any) -> Iterator[Event | Prepared]:
     tables: dict[str, Any] = dict(read_splits(_located(config.data), **options))
     if "train" not in tables:
         raise WeitiaoError(
-            say(f"{config.data} has no training table, only: {', '.join(tables)}", f"{config.data} 中没有训练表，只有：{', '.join(tables)}")
+            say(
+                f"{config.data} has no training table, only: {', '.join(tables)}",
+                f"{config.data} 中没有训练表，只有：{', '.join(tables)}",
+            )
         )
     tables = {"train": tables["train"], "dev": tables.get("validation"), "test": tables.get("test")}
     for name, path in (("dev", config.dev_data), ("test", config.test_data)):
@@ -78,19 +85,34 @@ def prepare(task: Task, config: Any) -> Iterator[Event | Prepared]:
     yield Prepared(records, sources, answers)
 
 
-def _split(task: Task, config: Any, records: dict[str, Any], sources: dict[str, dict[str, Any]]) -> Iterator[Event]:
+def _split(
+    task: Task, config: Any, records: dict[str, Any], sources: dict[str, dict[str, Any]]
+) -> Iterator[Event]:
     """Hold out what was not given: a test part, and a part to choose the checkpoint by."""
     for name, fraction in (("test", config.test_fraction), ("dev", config.dev_fraction)):
         if name in records or not fraction or (name == "dev" and len(records["train"]) < SMALLEST_FOR_DEV):
             continue
         whole = records["train"]
         kept, held = split(
-            whole, test_fraction=fraction, seed=config.seed, group_key=task.text_keys, label_key=task.label_key
+            whole,
+            test_fraction=fraction,
+            seed=config.seed,
+            group_key=task.text_keys,
+            label_key=task.label_key,
         )
         records["train"], records[name] = whole.select(kept), whole.select(held)
         sources[name] = {**sources["train"]}
-        use = say("for testing", "用于测试") if name == "test" else say("to choose the checkpoint", "用于选择检查点")
-        yield NoteEvent(say(f"{len(held):,} of {len(whole):,} texts held out {use}", f"从 {len(whole):,} 条中留出 {len(held):,} 条{use}"))
+        use = (
+            say("for testing", "用于测试")
+            if name == "test"
+            else say("to choose the checkpoint", "用于选择检查点")
+        )
+        yield NoteEvent(
+            say(
+                f"{len(held):,} of {len(whole):,} texts held out {use}",
+                f"从 {len(whole):,} 条中留出 {len(held):,} 条{use}",
+            )
+        )
 
 
 def _skipped(name: str, bad: list[BadRow], shown: int = 5) -> str:

@@ -25,7 +25,11 @@ def stored(config: Any) -> Any:
             )
         )
     stored = read_yaml(file)
-    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != default(f)}
+    given = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if getattr(config, f.name) != default(f)
+    }
     given |= given.pop("member_values", {})
     may_change = {"output", "resume", "threads", "trackers"}
     for name, value in given.items():
@@ -47,9 +51,15 @@ def is_complete(folder: Path) -> bool:
 
 def already_done(folder: Path) -> Iterator[Event]:
     """Say so, and give the run's scores."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a kill may have come between the report and this
-    scores = {split: report["scores"] for split, report in read_json(folder / "metrics.json")["evaluation"].items()}
-    yield NoteEvent(say(f"The run in {folder} is complete: nothing to resume", f"{folder} 中的运行已完成，无需继续"))
+    shutil.rmtree(
+        folder / "checkpoints", ignore_errors=True
+    )  # a kill may have come between the report and this
+    scores = {
+        split: report["scores"] for split, report in read_json(folder / "metrics.json")["evaluation"].items()
+    }
+    yield NoteEvent(
+        say(f"The run in {folder} is complete: nothing to resume", f"{folder} 中的运行已完成，无需继续")
+    )
     yield ResultEvent(str(folder), {"scores": scores})
 
 

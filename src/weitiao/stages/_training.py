@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from weitiao.core import catalogue
 from weitiao.core.config import make_member, settings_of, to_yaml
 from weitiao.core.device import keep_freed_memory, peak_memory_bytes, pick_device, pick_precision, set_threads
 from weitiao.core.errors import Interrupted, WeitiaoError
-from weitiao.core.events import CheckpointEvent, EstimateEvent, EvaluationEvent, Event, NoteEvent, ProgressEvent
+from weitiao.core.events import (
+    CheckpointEvent,
+    EstimateEvent,
+    EvaluationEvent,
+    Event,
+    NoteEvent,
+    ProgressEvent,
+)
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_file, atomic_folder, remove_leftovers, write_json
 from weitiao.core.version import __version__
@@ -54,6 +61,7 @@ class Training:
         self.best = {"score": float("-inf"), "step": 0, "stale": 0}
         self.monitor = ""
         self.speeds: list[tuple[int, float]] = []
+        self.estimate: EstimateEvent | None = None
 
     def events(self) -> Iterator[Event]:
         """Prepare, train, finish."""
@@ -143,12 +151,22 @@ class Training:
             backbone.checkpointing = True
         self.device = pick_device()
         self.precision = pick_precision(config.precision, self.device)
-        yield NoteEvent(say(f"{config.model}: {self.precision}, {self.threads} threads", f"{config.model}：{self.precision}，{self.threads} 线程"))
+        yield NoteEvent(
+            say(
+                f"{config.model}: {self.precision}, {self.threads} threads",
+                f"{config.model}：{self.precision}，{self.threads} 线程",
+            )
+        )
 
     def _pooling(self, base_config: dict[str, Any]) -> str:
         wish = self.config.pooling
         if wish == "own" and base_config.get("model_type") != "bert":
-            raise WeitiaoError(say("--pooling own is for BERT's pooler; use mean or cls", "--pooling own 仅适用于 BERT 的 pooler；请用 mean 或 cls"))
+            raise WeitiaoError(
+                say(
+                    "--pooling own is for BERT's pooler; use mean or cls",
+                    "--pooling own 仅适用于 BERT 的 pooler；请用 mean 或 cls",
+                )
+            )
         known = KNOWN.get(self.source.name)
         return (known.pooling if known else "mean") if wish == "auto" else wish
 
@@ -164,7 +182,12 @@ class Training:
     def _probe(self) -> Iterator[Event]:
         """Fit the head on the frozen backbone's features."""
         if self.model.head.linear is None:
-            raise WeitiaoError(say("A bi-encoder has no head to fit: use --tuning full or lora", "双塔模型没有可拟合的头：请用 --tuning full 或 lora"))
+            raise WeitiaoError(
+                say(
+                    "A bi-encoder has no head to fit: use --tuning full or lora",
+                    "双塔模型没有可拟合的头：请用 --tuning full 或 lora",
+                )
+            )
         yield ProgressEvent(say("reading features", "提取特征"), 0, 2)
         if self.epochs == 0:
             self.engagement = Engagement(self.model)
@@ -175,6 +198,7 @@ class Training:
             flat, labels = np.concatenate(features), targets.values
             features_NF, targets_N = flat[labels >= 0], labels[labels >= 0]
         else:
+            assert targets is not None
             features_NF, targets_N = np.stack(features), targets
         yield ProgressEvent(say("fitting the head", "拟合分类头"), 1, 2)
         penalty = getattr(self.tuning, "penalty", 0.1)
@@ -189,7 +213,9 @@ class Training:
         self.compact = None
         remap = None
         if isinstance(backbone, Encoder) and backbone.embeddings.word_embeddings.weight.requires_grad:
-            self.compact = CompactEmbeddings(backbone, used_ids(*(e.ids.values for e in self.data.encoded.values())))
+            self.compact = CompactEmbeddings(
+                backbone, used_ids(*(e.ids.values for e in self.data.encoded.values()))
+            )
             remap = self.compact.remap
         self.remap = remap
         whole = self.objective.compares_examples
@@ -203,7 +229,9 @@ class Training:
         accelerator = make_accelerator(self.device, self.precision)
         self.model.to(self.device)
         rate = config.learning_rate or self.tuning.learning_rate
-        optimizer = make_optimizer(self.model, rate, config.weight_decay, config.layer_decay, config.head_learning_rate)
+        optimizer = make_optimizer(
+            self.model, rate, config.weight_decay, config.layer_decay, config.head_learning_rate
+        )
         frozen = None
         layers = frozen_layers(self.model) if self.device == "cpu" and data.per_example == 1 else 0
         size = backbone.shape.hidden_size
@@ -238,25 +266,41 @@ class Training:
                 if ended_epoch or (self.config.checkpoint_steps and step % self.config.checkpoint_steps == 0):
                     yield self._save(step)
                 if self.config.patience and self.best["stale"] >= self.config.patience:
-                    yield NoteEvent(say(f"No better score for {self.best['stale']} epochs: stopped early", f"连续 {self.best['stale']} 轮没有提升，提前停止"))
+                    yield NoteEvent(
+                        say(
+                            f"No better score for {self.best['stale']} epochs: stopped early",
+                            f"连续 {self.best['stale']} 轮没有提升，提前停止",
+                        )
+                    )
                     break
                 if stop.asked:
                     yield self._save(step)
                     way = how_to_resume(self.folder)
-                    raise Interrupted(say(f"Stopped at step {step}; everything is saved. {way}", f"已在第 {step} 步停止，进度已保存。{way}"))
+                    raise Interrupted(
+                        say(
+                            f"Stopped at step {step}; everything is saved. {way}",
+                            f"已在第 {step} 步停止，进度已保存。{way}",
+                        )
+                    )
         yield from self._best_weights()
 
-    def _resumed(self, parts: Parts) -> Iterator[Event]:
+    def _resumed(self, parts: Parts) -> Generator[Event, None, int]:
         """Go on from the newest complete checkpoint; returns the step to begin with."""
         if not self.config.resume:
             return 0
         skipped: list[str] = []
         path = checkpoint.newest(self.checkpoints, skipped=skipped)
         for name in skipped:
-            yield NoteEvent(say(f"Checkpoint {name} is damaged and was skipped", f"检查点 {name} 已损坏，已跳过"), "warning")
+            yield NoteEvent(
+                say(f"Checkpoint {name} is damaged and was skipped", f"检查点 {name} 已损坏，已跳过"),
+                "warning",
+            )
             shutil.rmtree(self.checkpoints / name, ignore_errors=True)
         if path is None:
-            yield NoteEvent(say("No complete checkpoint: starting from the beginning", "没有完整的检查点：从头开始"), "warning")
+            yield NoteEvent(
+                say("No complete checkpoint: starting from the beginning", "没有完整的检查点：从头开始"),
+                "warning",
+            )
             return 0
         state = checkpoint.load(path, self.model, parts.optimizer)
         self.best = state["best"]
@@ -272,11 +316,17 @@ class Training:
         scores = self.evaluation.scores(predictions)
         score = scores.get(self.monitor, 0.0)
         better = score > self.best["score"]
-        self.best = {"score": score, "step": step, "stale": 0} if better else {**self.best, "stale": self.best["stale"] + 1}
+        self.best = (
+            {"score": score, "step": step, "stale": 0}
+            if better
+            else {**self.best, "stale": self.best["stale"] + 1}
+        )
         yield EvaluationEvent(step, "dev", scores, self.monitor, better)
 
     def _save(self, step: int) -> Event:
-        path = checkpoint.save(self.checkpoints, self.model, self.parts.optimizer, {"step": step, "best": self.best})
+        path = checkpoint.save(
+            self.checkpoints, self.model, self.parts.optimizer, {"step": step, "best": self.best}
+        )
         checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, int(self.best["step"]))
         return CheckpointEvent(step, str(path))
 
@@ -286,7 +336,13 @@ class Training:
         if self.best["step"] and checkpoint.is_complete(path):
             checkpoint.load_weights(path, self.model)
         elif self.best["step"]:
-            yield NoteEvent(say(f"The best checkpoint, {path.name}, is damaged: the last step's weights are kept", f"最佳检查点 {path.name} 已损坏：保留最后一步的权重"), "warning")
+            yield NoteEvent(
+                say(
+                    f"The best checkpoint, {path.name}, is damaged: the last step's weights are kept",
+                    f"最佳检查点 {path.name} 已损坏：保留最后一步的权重",
+                ),
+                "warning",
+            )
         self.moved = self.engagement.check(self.model)
         if self.compact is not None:
             self.compact.restore()
@@ -296,7 +352,6 @@ class Training:
     def _finish(self) -> Iterator[Event]:
         if not self.epochs:
             self.moved = self.engagement.check(self.model)
-            self.estimate = None
         self.model.to("cpu").eval()
         self.trained_seconds = time.time() - (self.training_began if self.epochs else self.began)
         with torch.no_grad():
@@ -318,7 +373,11 @@ class Training:
             "max_length": self.config.max_length,
             "tuning": self.config.tuning,
             "tuning_options": settings_of(self.config, "tuning", self.config.tuning),
-            "base": {"name": self.config.model, "route": self.source.route, "sha256": weights_hash(self.source.path)},
+            "base": {
+                "name": self.config.model,
+                "route": self.source.route,
+                "sha256": weights_hash(self.source.path),
+            },
             "transformers_class": "" if self.tuning.saves_adapter else transformers_class(self.model),
         }
         problem = {"classes": "single_label_classification", "labels": "multi_label_classification"}
@@ -327,8 +386,16 @@ class Training:
                 self.tuning.save_adapter(self.model, new, self.config.model)
                 save_head(new, self.model.head)
             else:
-                save_weights(new, self.model, self.answers.names, problem.get(self.answers.kind, "regression"))
-            for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "sentencepiece.bpe.model"):
+                save_weights(
+                    new, self.model, self.answers.names, problem.get(self.answers.kind, "regression")
+                )
+            for file in (
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "vocab.txt",
+                "sentencepiece.bpe.model",
+            ):
                 if (self.source.path / file).exists():
                     shutil.copy(self.source.path / file, new / file)
             if not (new / "tokenizer.json").exists():
@@ -355,4 +422,10 @@ class Training:
     def environment(self) -> dict[str, Any]:
         """What the figures were measured with."""
         python = ".".join(map(str, sys.version_info[:3]))
-        return {"weitiao": __version__, "torch": torch.__version__, "python": python, "threads": self.threads, "precision": self.precision}
+        return {
+            "weitiao": __version__,
+            "torch": torch.__version__,
+            "python": python,
+            "threads": self.threads,
+            "precision": self.precision,
+        }

@@ -20,8 +20,12 @@ class Config:
 
     run: str = option("", "the run's folder", "运行目录", positional=True)
     data: str = option("", "table with texts and their true labels", "含文本与真实标签的数据表")
-    columns: dict[str, str] = option({}, "columns by role: text=review,label=stars", "各角色对应的列：text=评论,label=星级")
-    skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping", "跳过并列出坏行，而不是停止")
+    columns: dict[str, str] = option(
+        {}, "columns by role: text=review,label=stars", "各角色对应的列：text=评论,label=星级"
+    )
+    skip_bad_rows: bool = option(
+        False, "count and list bad rows instead of stopping", "跳过并列出坏行，而不是停止"
+    )
     output: str = option("", "folder for metrics.json and errors.csv (default: <run>/evaluation/<data>)",
                          "metrics.json 与 errors.csv 的目录（默认 <运行目录>/evaluation/<数据名>）")  # fmt: skip
     seed: int = option(42, "seed of the intervals' resampling", "置信区间重采样的种子", least=0)
@@ -30,7 +34,12 @@ class Config:
 def run(config: Config) -> Iterator[Event]:
     """Predict every row, score, and write ``metrics.json`` and ``errors.csv``."""
     if not config.run or not config.data:
-        raise WeitiaoError(say("Name a run and a table: weitiao evaluate RUN --data test.csv", "请指定运行目录和数据表：weitiao evaluate 运行目录 --data test.csv"))
+        raise WeitiaoError(
+            say(
+                "Name a run and a table: weitiao evaluate RUN --data test.csv",
+                "请指定运行目录和数据表：weitiao evaluate 运行目录 --data test.csv",
+            )
+        )
     from weitiao.core.catalogue import member
     from weitiao.data.encode import Encoded
     from weitiao.data.quality import check_labels
@@ -45,8 +54,15 @@ def run(config: Config) -> Iterator[Event]:
     if bad:
         yield NoteEvent(say(f"{len(bad)} bad rows skipped", f"跳过 {len(bad)} 个坏行"), "warning")
     if answers.kind != "values":
-        names = [{"label": n[2:]} for n in answers.names if n != "O"] if task.name == "token_classification" else answers.names
-        check_labels([[n] for n in names] if names and isinstance(names[0], dict) else [*names], column(records, task.label_key))
+        names = (
+            [{"label": n[2:]} for n in answers.names if n != "O"]
+            if task.name == "token_classification"
+            else answers.names
+        )
+        check_labels(
+            [[n] for n in names] if names and isinstance(names[0], dict) else [*names],
+            column(records, task.label_key),
+        )
     parts: list[Any] = []
     for item in outputs_in_parts(trained, records):
         if isinstance(item, Event):
@@ -59,9 +75,16 @@ def run(config: Config) -> Iterator[Event]:
     predictions = task.predictions(outputs, encoded, records, answers)
     majority = _majority(trained)
     report = evaluation.report(predictions, train_majority=majority, seed=config.seed)
-    folder = Path(config.output) if config.output else trained.folder / "evaluation" / Path(config.data).name.split(".")[0]
+    folder = (
+        Path(config.output)
+        if config.output
+        else trained.folder / "evaluation" / Path(config.data).name.split(".")[0]
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "metrics.json", {"data": {"name": Path(table.name).name, "sha256": table.sha256, "rows": len(records)}, **report})
+    write_json(
+        folder / "metrics.json",
+        {"data": {"name": Path(table.name).name, "sha256": table.sha256, "rows": len(records)}, **report},
+    )
     write_errors(folder / "errors.csv", evaluation.worst_errors(predictions))
     yield NoteEvent(evaluation.report_text(report))
     yield ResultEvent(str(folder), {"scores": report["scores"]})

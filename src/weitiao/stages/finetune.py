@@ -23,38 +23,92 @@ EXAMPLES = (
 class Config:
     """Every setting of a fine-tuning run. The members of the families chosen add their own."""
 
-    data: str = option("", "training table, or a folder with train/dev/test", "训练数据表，或含 train/dev/test 的目录")
+    data: str = option(
+        "", "training table, or a folder with train/dev/test", "训练数据表，或含 train/dev/test 的目录"
+    )
     task: str = option("text_classification", "what is to be learnt", "要学习的任务", family="tasks")
-    model: str = option("multilingual-e5-small", "a known name, a folder or a hub id", "已知名称、目录或 hub 上的 id")
+    model: str = option(
+        "multilingual-e5-small", "a known name, a folder or a hub id", "已知名称、目录或 hub 上的 id"
+    )
     tuning: str = option("full", "how the model is adapted", "微调方法", family="tuning")
-    objective: str = option("", "what training minimises (default: the task's)", "训练目标（默认由任务决定）", family="objectives")
+    objective: str = option(
+        "", "what training minimises (default: the task's)", "训练目标（默认由任务决定）", family="objectives"
+    )
     output: str = option("", "run folder (default: runs/<data>)", "运行目录（默认 runs/<数据名>）")
     test_data: str = option("", "test table (default: a part held out)", "测试数据表（默认从训练表中留出）")
     dev_data: str = option("", "table to choose the checkpoint by", "用于选择检查点的数据表")
-    columns: dict[str, str] = option({}, "columns by role: text=review,label=stars", "各角色对应的列：text=评论,label=星级")
-    skip_bad_rows: bool = option(False, "count and list bad rows instead of stopping", "跳过并列出坏行，而不是停止")
+    columns: dict[str, str] = option(
+        {}, "columns by role: text=review,label=stars", "各角色对应的列：text=评论,label=星级"
+    )
+    skip_bad_rows: bool = option(
+        False, "count and list bad rows instead of stopping", "跳过并列出坏行，而不是停止"
+    )
     test_fraction: float = option(0.2, "share held out for testing", "留作测试的比例", least=0, most=0.9)
-    dev_fraction: float = option(0.1, "share held out to choose the checkpoint by", "留作选择检查点的比例", least=0, most=0.9)
+    dev_fraction: float = option(
+        0.1, "share held out to choose the checkpoint by", "留作选择检查点的比例", least=0, most=0.9
+    )
     max_length: int = option(128, "tokens a text is cut to", "文本截断的 token 数", least=8, most=8192)
-    pooling: str = option("auto", "how a text becomes one vector", "文本如何汇聚成一个向量", choices=("auto", "mean", "cls", "own"))
-    start: str = option("random", "the head's start: random, or a linear probe", "分类头的起点：随机或线性探针", choices=("random", "probe"))
-    dropout: float | None = option(None, "dropout (default: the model's)", "dropout（默认用模型自己的）", least=0, most=0.9)
-    learning_rate: float | None = option(None, "peak learning rate (default: the tuning's)", "最高学习率（默认由方法决定）", least=0)
-    head_learning_rate: float | None = option(None, "the head's own peak rate", "分类头单独的最高学习率", least=0)
-    layer_decay: float = option(1.0, "each lower layer's rate, times this", "每往下一层学习率乘以该值", least=0.1, most=1)
-    num_epochs: int | None = option(None, "passes over the texts (default: the tuning's)", "训练轮数（默认由方法决定）", least=0)
+    pooling: str = option(
+        "auto",
+        "how a text becomes one vector",
+        "文本如何汇聚成一个向量",
+        choices=("auto", "mean", "cls", "own"),
+    )
+    start: str = option(
+        "random",
+        "the head's start: random, or a linear probe",
+        "分类头的起点：随机或线性探针",
+        choices=("random", "probe"),
+    )
+    dropout: float | None = option(
+        None, "dropout (default: the model's)", "dropout（默认用模型自己的）", least=0, most=0.9
+    )
+    learning_rate: float | None = option(
+        None, "peak learning rate (default: the tuning's)", "最高学习率（默认由方法决定）", least=0
+    )
+    head_learning_rate: float | None = option(
+        None, "the head's own peak rate", "分类头单独的最高学习率", least=0
+    )
+    layer_decay: float = option(
+        1.0, "each lower layer's rate, times this", "每往下一层学习率乘以该值", least=0.1, most=1
+    )
+    num_epochs: int | None = option(
+        None, "passes over the texts (default: the tuning's)", "训练轮数（默认由方法决定）", least=0
+    )
     batch_size: int = option(16, "texts a step", "每步的文本数", least=1)
-    batch_tokens: int = option(0, "tokens a step, instead of batch_size", "每步的 token 数，代替 batch_size", least=0)
-    micro_tokens: int = option(1536, "tokens that go through the model at once", "一次送入模型的 token 数", least=16)
-    schedule: str = option("linear", "how the rate falls", "学习率的下降方式", choices=("linear", "cosine", "constant"))
-    warmup_ratio: float = option(0.1, "share of steps in which the rate rises", "学习率上升阶段的比例", least=0, most=1)
+    batch_tokens: int = option(
+        0, "tokens a step, instead of batch_size", "每步的 token 数，代替 batch_size", least=0
+    )
+    micro_tokens: int = option(
+        1536, "tokens that go through the model at once", "一次送入模型的 token 数", least=16
+    )
+    schedule: str = option(
+        "linear", "how the rate falls", "学习率的下降方式", choices=("linear", "cosine", "constant")
+    )
+    warmup_ratio: float = option(
+        0.1, "share of steps in which the rate rises", "学习率上升阶段的比例", least=0, most=1
+    )
     weight_decay: float = option(0.01, "AdamW's weight decay", "AdamW 的权重衰减", least=0)
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", "梯度裁剪的范数", least=0)
-    precision: str = option("auto", "auto measures which is faster here", "auto 会实测本机哪种更快", choices=("auto", "bf16", "fp32"))
+    precision: str = option(
+        "auto",
+        "auto measures which is faster here",
+        "auto 会实测本机哪种更快",
+        choices=("auto", "bf16", "fp32"),
+    )
     gradient_checkpointing: bool = option(False, "less memory, a third slower", "省内存，约慢三分之一")
-    patience: int = option(0, "stop after this many epochs without a better score (0: never)", "连续多少轮没有提升就停止（0：不停）", least=0)
-    checkpoint_steps: int = option(0, "also save a checkpoint every so many steps", "每隔多少步另存一个检查点", least=0)
-    trackers: list[str] = option([], "tensorboard, wandb (offline unless WANDB_MODE says otherwise)", "tensorboard、wandb（默认离线）")
+    patience: int = option(
+        0,
+        "stop after this many epochs without a better score (0: never)",
+        "连续多少轮没有提升就停止（0：不停）",
+        least=0,
+    )
+    checkpoint_steps: int = option(
+        0, "also save a checkpoint every so many steps", "每隔多少步另存一个检查点", least=0
+    )
+    trackers: list[str] = option(
+        [], "tensorboard, wandb (offline unless WANDB_MODE says otherwise)", "tensorboard、wandb（默认离线）"
+    )
     threads: int = option(0, "CPU threads (0: all)", "CPU 线程数（0：全部）", least=0)
     seed: int = option(42, "seed of everything random", "随机种子", least=0)
     resume: bool = option(False, "go on from the newest complete checkpoint", "从最新的完整检查点继续")
@@ -130,7 +184,10 @@ def _check(config: Config) -> None:
         raise WeitiaoError(say("No data: name a table with --data", "没有数据：请用 --data 指定数据表"))
     if config.tuning == "head" and config.start == "random" and config.objective:
         raise WeitiaoError(
-            say("--tuning head is a regression and takes no --objective", "--tuning head 是回归拟合，不使用 --objective")
+            say(
+                "--tuning head is a regression and takes no --objective",
+                "--tuning head 是回归拟合，不使用 --objective",
+            )
         )
 
 

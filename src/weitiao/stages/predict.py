@@ -25,13 +25,22 @@ class Config:
                               "文本（成对任务每两条一对；“-”表示从标准输入逐行读取）", positional=True)  # fmt: skip
     data: str = option("", "a table of texts instead", "改为读取一张文本表")
     columns: dict[str, str] = option({}, "columns by role: text=review", "各角色对应的列：text=评论")
-    output: str = option("", "file for the answers, JSON lines (default: standard output)", "结果文件，JSON Lines（默认标准输出）")
+    output: str = option(
+        "",
+        "file for the answers, JSON lines (default: standard output)",
+        "结果文件，JSON Lines（默认标准输出）",
+    )
 
 
 def run(config: Config) -> Iterator[Event]:
     """Answers as JSON lines, in the order of the texts."""
     if not config.run or not (config.texts or config.data):
-        raise WeitiaoError(say('Name a run and a text: weitiao predict RUN "text"', '请指定运行目录和文本：weitiao predict 运行目录 "文本"'))
+        raise WeitiaoError(
+            say(
+                'Name a run and a text: weitiao predict RUN "text"',
+                '请指定运行目录和文本：weitiao predict 运行目录 "文本"',
+            )
+        )
     from weitiao.stages._predictor import Run
 
     trained = Run(config.run)
@@ -84,5 +93,3 @@ def _table(config: Config, trained: Any, answers: list[Any]) -> Iterator[Event]:
         for number, text, answer in zip(part["row_number"], map(task.shown, part), found, strict=True):
             answers.append({"row": number, **_shown(text, answer)})
     yield ProgressEvent(say("predicting", "预测"), len(records), len(records))
-
-

@@ -19,7 +19,9 @@ from weitiao.tasks.base import Answers, Task, class_targets, label_of, ranked, s
 class TextClassification(Task):
     """Pooled hidden state -> linear -> softmax, or a sigmoid a label."""
 
-    multi_label: bool = option(False, "a text can have several labels, or none", "一条文本可有多个标签，也可没有")
+    multi_label: bool = option(
+        False, "a text can have several labels, or none", "一条文本可有多个标签，也可没有"
+    )
     label_separator: str = option(
         "|",
         "what separates the labels in a cell, with --multi-label",

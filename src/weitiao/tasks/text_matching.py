@@ -66,10 +66,13 @@ class TextMatching(Task):
             uncut = np.array([uncut_length(e) for e in encodings]).reshape(-1, 2).max(1)
             encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=uncut, per_example=2)
         else:
-            encodings = list(encode_texts(tokenizer, ((r["text_a"], r["text_b"]) for r in rows), max_length))
-            encoded = Encoded(
-                Ragged.of(e.ids for e in encodings), uncut=np.array([uncut_length(e) for e in encodings])
-            )
+            pairs = [(row["text_a"], row["text_b"]) for row in rows]
+            encodings = list(encode_texts(tokenizer, pairs, max_length))
+            uncut = np.array([len(e.ids) for e in encodings])
+            # What was cut off a pair is listed in every combination, so it is counted anew.
+            cut = [i for i, e in enumerate(encodings) if e.overflowing]
+            uncut[cut] = [len(e.ids) for e in tokenizer.encode_batch_fast([pairs[i] for i in cut])]
+            encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=uncut)
             types = Ragged.of(e.type_ids for e in encodings)
             encoded.types = types if types.values.any() else None
         if answers is not None:

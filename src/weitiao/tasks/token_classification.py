@@ -24,7 +24,9 @@ class TokenClassification(Task):
     Chinese characters are put apart before tokenizing, so that an entity can begin or end at any of them.
     """
 
-    split_chinese: bool = option(True, "put Chinese characters apart before tokenizing", "分词前把汉字逐个分开")
+    split_chinese: bool = option(
+        True, "put Chinese characters apart before tokenizing", "分词前把汉字逐个分开"
+    )
 
     name = "token_classification"
     columns = TOKENS
@@ -57,9 +59,7 @@ class TokenClassification(Task):
     ) -> Encoded:
         spaced = [_put_apart(row["text"]) if self.split_chinese else (row["text"], None) for row in rows]
         encodings = list(encode_texts(tokenizer, (text for text, _ in spaced), max_length, offsets=True))
-        offsets = [
-            _offsets(e, text, places) for e, (text, places) in zip(encodings, spaced, strict=True)
-        ]
+        offsets = [_offsets(e, text, places) for e, (text, places) in zip(encodings, spaced, strict=True)]
         uncut = np.array([uncut_length(e) for e in encodings])
         encoded = Encoded(Ragged.of(e.ids for e in encodings), uncut=uncut, offsets=offsets)
         if answers is not None:

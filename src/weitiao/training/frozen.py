@@ -22,7 +22,9 @@ class FrozenCache:
     have no dropout either way.
     """
 
-    def __init__(self, model: TextModel, batches: Batches, layers: int, autocast: Any, keep: bool = True) -> None:
+    def __init__(
+        self, model: TextModel, batches: Batches, layers: int, autocast: Any, keep: bool = True
+    ) -> None:
         self.model, self.layers, self.autocast = model, layers, autocast
         self.offsets = batches.encoded.ids.offsets
         size = model.backbone.shape.hidden_size
@@ -49,7 +51,10 @@ class FrozenCache:
         """Where the encoder starts for a batch (see ``Encoder.forward``)."""
         if self.states is None:
             with self.autocast():
-                return {"first_layer": self.layers, "hidden_TD": self.model.backbone.lower(batch.packed, self.layers)}
+                return {
+                    "first_layer": self.layers,
+                    "hidden_TD": self.model.backbone.lower(batch.packed, self.layers),
+                }
         return {"first_layer": self.layers, "hidden_TD": self.states[self._places(batch)]}
 
 

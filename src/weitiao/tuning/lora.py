@@ -44,7 +44,9 @@ class Lora(Tuning):
         "作用的层：所有线性层或仅注意力",
         choices=("linear", "attention"),
     )
-    lora_layers: int = option(0, "only this many layers from the top (0: all)", "只加在最上面的若干层（0：全部）", least=0)
+    lora_layers: int = option(
+        0, "only this many layers from the top (0: all)", "只加在最上面的若干层（0：全部）", least=0
+    )
 
     learning_rate = 5e-4
     saves_adapter = True
@@ -68,7 +70,9 @@ class Lora(Tuning):
             first = model.backbone.shape.num_hidden_layers - self.lora_layers
             names = [name for name in names if depth(f"backbone.{name}.") > first]
         if not names:
-            raise WeitiaoError(say("The model has no layers that LoRA could adapt", "模型中没有可以加 LoRA 的层"))
+            raise WeitiaoError(
+                say("The model has no layers that LoRA could adapt", "模型中没有可以加 LoRA 的层")
+            )
         return LoraConfig(
             r=self.lora_rank, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout, target_modules=names
         )
