@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from weitiao.core.errors import BadRow, WeitiaoError
 from weitiao.core.messages import say
@@ -121,7 +122,8 @@ def _wrong_width(row: Sequence[str], names: Sequence[str]) -> BadRow:
 def _records(file: TextFile, dialect: Dialect) -> Iterator[tuple[int, list[str] | BadRow]]:
     """Records with their number, counted from 1 as in a spreadsheet (a blank line is a row without fields)."""
     with file.open("") as lines, _field_limit():
-        reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=True)  # type: ignore[arg-type]
+        quoting: Any = dialect.quoting
+        reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
         number = 0
         while True:
             number += 1

@@ -92,7 +92,8 @@ def _opens(run: "Training", description: dict[str, Any]) -> str:
     """What of the model folder opens elsewhere, for the model card."""
     if run.tuning.saves_adapter:
         return say(
-            "The adapter opens in peft over the base model (PeftModel.from_pretrained); the head lies beside it in head.safetensors.",
+            "The adapter opens in peft over the base model (PeftModel.from_pretrained); the head lies beside it in "
+            "head.safetensors.",
             "适配器可用 peft 加载到基座模型上（PeftModel.from_pretrained）；分类头在 head.safetensors 中。",
         )
     if description["transformers_class"]:
@@ -102,8 +103,8 @@ def _opens(run: "Training", description: dict[str, Any]) -> str:
             f"该目录可直接打开：{name}.from_pretrained。",
         )
     return say(
-        "The backbone opens with AutoModel.from_pretrained; transformers has no class with this head, which lies beside "
-        f"it in head.safetensors (pooling: {run.head_kind['pooling']}, then one linear layer).",
+        "The backbone opens with AutoModel.from_pretrained; transformers has no class with this head, which lies "
+        f"beside it in head.safetensors (pooling: {run.head_kind['pooling']}, then one linear layer).",
         "主干可用 AutoModel.from_pretrained 打开；transformers 没有与此分类头相同的类，它在 head.safetensors 中"
         f"（汇聚方式：{run.head_kind['pooling']}，之后一个线性层）。",
     )

@@ -36,8 +36,8 @@ def stored(config: Any) -> Any:
         if name not in may_change and value != stored.get(name):
             raise WeitiaoError(
                 say(
-                    f"{name} is {value} here, but {stored.get(name)} in the run that is to go on: leave it out, or begin anew "
-                    "with --overwrite",
+                    f"{name} is {value} here, but {stored.get(name)} in the run that is to go on: leave it out, or "
+                    "begin anew with --overwrite",
                     f"此处 {name} 为 {value}，而要继续的运行中是 {stored.get(name)}：请去掉该选项，或用 --overwrite 重新开始",
                 )
             )

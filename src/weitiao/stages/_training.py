@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from weitiao.core import catalogue
-from weitiao.core.config import make_member, settings_of, to_yaml
+from weitiao.core.config import make_member, to_yaml
 from weitiao.core.device import keep_freed_memory, peak_memory_bytes, pick_device, pick_precision, set_threads
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import (
@@ -25,7 +25,7 @@ from weitiao.core.events import (
     ProgressEvent,
 )
 from weitiao.core.messages import say
-from weitiao.core.runs import atomic_file, atomic_folder, remove_leftovers, write_json
+from weitiao.core.runs import atomic_file, remove_leftovers
 from weitiao.core.version import __version__
 from weitiao.data.encode import Ragged, load_tokenizer
 from weitiao.models.backbone import TextModel, open_backbone
@@ -33,14 +33,13 @@ from weitiao.models.encoder import Encoder
 from weitiao.models.heads import make_head
 from weitiao.models.kernels import Dropout
 from weitiao.models.known import KNOWN, resolve_model
-from weitiao.models.saving import DESCRIPTION, save_head, save_weights, start_pooler, transformers_class
-from weitiao.stages import _finish, _prepare
-from weitiao.stages._predictor import load_model, weights_hash
+from weitiao.models.saving import start_pooler
+from weitiao.stages import _finish, _prepare, _save
 from weitiao.stages._resume import how_to_resume
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
-from weitiao.training.engagement import Engagement, count_parameters, same_outputs
+from weitiao.training.engagement import Engagement, count_parameters
 from weitiao.training.estimate import estimate
 from weitiao.training.frozen import FrozenCache, fits, frozen_layers
 from weitiao.training.interrupt import stop_between_steps
@@ -62,6 +61,8 @@ class Training:
         self.monitor = ""
         self.speeds: list[tuple[int, float]] = []
         self.estimate: EstimateEvent | None = None
+        self.saved: TextModel  # the model read back from its folder, and how far its logits are off
+        self.saved_difference = 0.0
 
     def events(self) -> Iterator[Event]:
         """Prepare, train, finish."""
@@ -101,7 +102,8 @@ class Training:
         if self.answers.kind not in self.objective.fits:
             raise WeitiaoError(
                 say(
-                    f"--objective {objective} is for {'/'.join(self.objective.fits)}; this task has {self.answers.kind}",
+                    f"--objective {objective} is for {'/'.join(self.objective.fits)}; "
+                    f"this task has {self.answers.kind}",
                     f"--objective {objective} 适用于 {'/'.join(self.objective.fits)}，而本任务是 {self.answers.kind}",
                 )
             )
@@ -136,7 +138,8 @@ class Training:
         if config.max_length > backbone.shape.max_length:
             raise WeitiaoError(
                 say(
-                    f"max_length is {config.max_length}; {config.model} reads at most {backbone.shape.max_length} tokens",
+                    f"max_length is {config.max_length}; {config.model} reads at most "
+                    f"{backbone.shape.max_length} tokens",
                     f"max_length 为 {config.max_length}，而 {config.model} 最多读 {backbone.shape.max_length} 个 token",
                 )
             )
@@ -355,65 +358,12 @@ class Training:
         self.model.to("cpu").eval()
         self.trained_seconds = time.time() - (self.training_began if self.epochs else self.began)
         with torch.no_grad():
-            description = self._save_model()
-        yield from self._verify(description)
+            description = _save.save(self)
+        yield from _save.verify(self, description)
         if self.estimate is not None:
             yield EstimateEvent(peak_memory_bytes(), self.trained_seconds, actual=True)
         yield from _finish.evaluate_and_report(self, description)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-
-    def _save_model(self) -> dict[str, Any]:
-        description = {
-            "format": 1,
-            "weitiao": __version__,
-            "task": self.task.name,
-            "task_options": settings_of(self.config, "tasks", self.config.task),
-            "answers": self.answers.as_json(),
-            "head": self.head_kind,
-            "max_length": self.config.max_length,
-            "tuning": self.config.tuning,
-            "tuning_options": settings_of(self.config, "tuning", self.config.tuning),
-            "base": {
-                "name": self.config.model,
-                "route": self.source.route,
-                "sha256": weights_hash(self.source.path),
-            },
-            "transformers_class": "" if self.tuning.saves_adapter else transformers_class(self.model),
-        }
-        problem = {"classes": "single_label_classification", "labels": "multi_label_classification"}
-        with atomic_folder(self.folder / "model") as new:
-            if self.tuning.saves_adapter:
-                self.tuning.save_adapter(self.model, new, self.config.model)
-                save_head(new, self.model.head)
-            else:
-                save_weights(
-                    new, self.model, self.answers.names, problem.get(self.answers.kind, "regression")
-                )
-            for file in (
-                "tokenizer.json",
-                "tokenizer_config.json",
-                "special_tokens_map.json",
-                "vocab.txt",
-                "sentencepiece.bpe.model",
-            ):
-                if (self.source.path / file).exists():
-                    shutil.copy(self.source.path / file, new / file)
-            if not (new / "tokenizer.json").exists():
-                self.tokenizer.save(str(new / "tokenizer.json"))
-            write_json(new / DESCRIPTION, description)
-        return description
-
-    def _verify(self, description: dict[str, Any]) -> Iterator[Event]:
-        """The saved model must give the same logits as the one in memory."""
-        saved = load_model(self.folder / "model", description)
-        encoded = self.data.encoded.get("test") or self.data.encoded["train"]
-        batches = Batches(encoded, 32, 0, first_position=self.model.first_position)
-        batch = batches.batch(np.arange(min(32, len(encoded))))
-        with torch.inference_mode():
-            pair = [model(batch.packed, batch.marks_T) for model in (self.model, saved)]
-        self.saved_difference = same_outputs(*pair)
-        self.saved = saved
-        yield NoteEvent(say("The saved model predicts as the trained one", "保存后的模型与训练时预测一致"))
 
     def parameters(self) -> tuple[int, int]:
         """All parameters, and those that were trained."""
