@@ -299,7 +299,7 @@ def test_weights_cut_short_anywhere_are_refused(
     tmp_path_factory: pytest.TempPathFactory, length: int
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
-    (folder / "config.json").write_bytes(b"{}")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (folder / "model.safetensors").write_bytes(TENSORS[:length])
     with pytest.raises(WeitiaoError, match="cut short or damaged"):
         check_folder(folder)

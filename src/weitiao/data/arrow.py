@@ -107,8 +107,8 @@ class ArrowSink:
         wrong: dict[int, str] = {}
         for name, values in columns.items():
             try:
-                arrays.append(pa.array(values, type=self._types[name]))
-            except (pa.ArrowException, ValueError, TypeError, OverflowError):
+                arrays.append(_array(values, self._types[name]))
+            except _MISFIT_ERRORS:
                 wrong |= {place: name for place in _misfits(values, self._types[name])}
         if wrong:
             for place in sorted(wrong):
@@ -208,6 +208,18 @@ def _cache_errors() -> Iterator[None]:
 
 # --- types of columns
 
+# What pyarrow raises for a value that isn't of a column's type; its own exceptions derive from these.
+_MISFIT_ERRORS = (ValueError, TypeError, OverflowError, NotImplementedError)
+
+
+def _array(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
+    """An Arrow array. Stricter than pyarrow, which takes a text for a list of its characters."""
+    import pyarrow as pa
+
+    if pa.types.is_list(kind) and any(isinstance(value, str) for value in values):
+        raise TypeError("a text in a column of lists")
+    return pa.array(values, type=kind)
+
 
 def _type_of(values: Sequence[Any]) -> "pa.DataType | None":
     """The Arrow type of a column, or None where its values don't show it (none, or empty lists only)."""
@@ -215,10 +227,10 @@ def _type_of(values: Sequence[Any]) -> "pa.DataType | None":
 
     try:
         kind = pa.array(values).type
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+    except _MISFIT_ERRORS:
         for value in values:
             if value is not None and value != []:
-                with contextlib.suppress(pa.ArrowException, ValueError, TypeError, OverflowError):
+                with contextlib.suppress(*_MISFIT_ERRORS):
                     return pa.array([value]).type
         return pa.string()
     return None if "null" in str(kind) else kind
@@ -234,13 +246,11 @@ def _default_type(name: str, values: Sequence[Any]) -> "pa.DataType":
 
 
 def _misfits(values: Sequence[Any], kind: "pa.DataType") -> list[int]:
-    import pyarrow as pa
-
     found = []
     for place, value in enumerate(values):
         try:
-            pa.array([value], type=kind)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            _array([value], kind)
+        except _MISFIT_ERRORS:
             found.append(place)
     return found
 

@@ -120,7 +120,7 @@ def _wrong_width(row: Sequence[str], names: Sequence[str]) -> BadRow:
 
 
 def _records(file: TextFile, dialect: Dialect) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """Records with their number, counted from 1 as in a spreadsheet (a blank line is a row without fields)."""
+    """Records with their number, from 1 as in a spreadsheet (a blank line is a row without fields)."""
     with file.open("") as lines, _field_limit():
         quoting: Any = dialect.quoting
         reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)

@@ -96,7 +96,7 @@ def read_splits(source: Any, **options: Any) -> dict[str, Table]:
 
 
 def split_name(name: str, at_end: bool = False) -> str:
-    """``train``, ``validation`` or ``test`` for a usual name of it (``at_end``: a name ending so), else ""."""
+    """``train``, ``validation`` or ``test`` for a usual name of it (``at_end``: ending so), else ""."""
     found = (_SPLIT_AT_END if at_end else _SPLIT).fullmatch(name.strip().lower())
     return next((split for split, text in found.groupdict().items() if text), "") if found else ""
 
