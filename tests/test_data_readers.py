@@ -171,7 +171,7 @@ def test_without_a_header_columns_are_found_by_place(tmp_path):
     )
     assert texts.headerless
     assert texts.find(CLASSIFICATION) == {"text": "column_2", "label": "column_1"}
-    with pytest.raises(WeitiaoError, match="no column for 'text'.*column_1, column_2, column_3"):
+    with pytest.raises(WeitiaoError, match=r"no column for 'text'.*column_1, column_2, column_3"):
         pairs.find(CLASSIFICATION)
 
 
@@ -209,7 +209,7 @@ def test_values_that_are_missing_are_named_when_wanted(tmp_path):
 def test_columns_kept(tmp_path):
     path = write(tmp_path / "a.csv", "id,text,label\n1,x,a\n")
     assert read_table(path, columns=["text", "label"]).column_names == ["text", "label"]
-    with pytest.raises(WeitiaoError, match="no column 'txt'. Did you mean 'text'.*id, text, label"):
+    with pytest.raises(WeitiaoError, match=r"no column 'txt'. Did you mean 'text'.*id, text, label"):
         read_table(path, columns={"text": "txt"})
 
 
@@ -299,17 +299,17 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, name):
 
 def test_wrong_paths(tmp_path):
     write(tmp_path / "reviews.csv", "text,label\nx,a\n")
-    with pytest.raises(WeitiaoError, match="No such file: .*review.csv. Did you mean 'reviews.csv'"):
+    with pytest.raises(WeitiaoError, match=r"No such file: .*review.csv. Did you mean 'reviews.csv'"):
         read_table(tmp_path / "review.csv")
-    with pytest.raises(WeitiaoError, match="is a folder"):
+    with pytest.raises(WeitiaoError, match=r"is a folder"):
         read_table(tmp_path)
     whole = gzip.compress(b"text,label\n" + b"x,a\n" * 1000)
     (tmp_path / "cut.csv.gz").write_bytes(whole[:-20])
     (tmp_path / "not.csv.gz").write_bytes(b"text,label\nx,a\n")
     for name in ("cut.csv.gz", "not.csv.gz"):
-        with pytest.raises(WeitiaoError, match="is not a whole gzip file"):
+        with pytest.raises(WeitiaoError, match=r"is not a whole gzip file"):
             read_table(tmp_path / name)
-    with pytest.raises(WeitiaoError, match="Cannot read a table from a int"):
+    with pytest.raises(WeitiaoError, match=r"Cannot read a table from a int"):
         read_table(3)
 
 
@@ -319,7 +319,7 @@ def test_bad_rows_can_be_skipped_and_are_listed(tmp_path):
     assert [row["text"] for row in table.rows] == ["x", "w"]
     assert [(bad.row, bad.column) for bad in table.bad_rows] == [(3, "label"), (4, "whole row"), (5, "label")]
     assert table.bad_rows[0].file == str(path)
-    with pytest.raises(WeitiaoError, match="all 1 are bad. The first: .*row 2"):
+    with pytest.raises(WeitiaoError, match=r"all 1 are bad. The first: .*row 2"):
         read_table(write(tmp_path / "b.csv", "text,label\nonly\n"), skip_bad_rows=True)
 
 
@@ -350,14 +350,14 @@ def test_a_damaged_cache_entry_is_made_again(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(arrow, "SMALL_BYTES", 0)
     monkeypatch.setenv("WEITIAO_HOME", str(write(tmp_path / "file", "in the way")))
-    with pytest.raises(WeitiaoError, match="Cannot write to the cache .*WEITIAO_HOME"):
+    with pytest.raises(WeitiaoError, match=r"Cannot write to the cache .*WEITIAO_HOME"):
         read_table(ROWS)
 
 
 def test_a_bad_row_late_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(arrow, "SMALL_BYTES", 0)
     path = write(tmp_path / "a.csv", "text,label\n" + "x,a\n" * 25_000 + "bad\n")
-    with pytest.raises(BadRow, match="row 25002"):
+    with pytest.raises(BadRow, match=r"row 25002"):
         read_table(path)
     assert not list((tmp_path / "home" / "tables").iterdir())
 
@@ -381,7 +381,7 @@ def test_records_carry_row_numbers_and_name_the_users_column(tmp_path, monkeypat
         and records["spans"][:] == [[], []]
     )
     assert [one.row for one in bad] == [3] and records.cache_files
-    text_error = pytest.raises(BadRow, match="column '评论'")
+    text_error = pytest.raises(BadRow, match=r"column '评论'")
     with text_error:
         make_records(table, columns, lambda row: (_ for _ in ()).throw(BadRow("text", "no")))
 
@@ -401,13 +401,13 @@ def test_split_names():
 def test_a_folder_and_a_split_column(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    with pytest.raises(WeitiaoError, match="has no table called train, dev or test"):
+    with pytest.raises(WeitiaoError, match=r"has no table called train, dev or test"):
         read_splits(folder)
     write(folder / "x_train.csv", as_csv(ROWS))
     write(folder / "x_dev.jsonl.gz", as_jsonl(ROWS[:1]))
     assert {name: len(table) for name, table in read_splits(folder).items()} == {"train": 2, "validation": 1}
     write(folder / "y_train.csv", as_csv(ROWS))
-    with pytest.raises(WeitiaoError, match="two files for the split 'train'"):
+    with pytest.raises(WeitiaoError, match=r"two files for the split 'train'"):
         read_splits(folder)
     rows = [{"split": split, **ROWS[0]} for split in ("train", "val", "oos_test", "train")]
     assert {name: len(table) for name, table in read_splits(rows).items()} == {
