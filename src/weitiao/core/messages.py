@@ -6,8 +6,6 @@ means that a message can't be changed in one and forgotten in the other.
 
 import os
 
-LANGUAGES = ("en", "zh")
-
 
 def language() -> str:
     """The language of messages and reports: ``en`` or ``zh``."""

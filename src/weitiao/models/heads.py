@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from weitiao.models.kernels import Dropout
 from weitiao.models.packed import Packed
 
-POOLINGS = ("mean", "cls", "own")
-
 
 class Head(nn.Module):
     """The base of heads. ``features`` is what a linear probe is fitted on; ``linear`` the layer it is put into."""

@@ -182,7 +182,7 @@ def _check(config: Config) -> None:
         check_names(config.trackers)
     if not config.data:
         raise WeitiaoError(say("No data: name a table with --data", "没有数据：请用 --data 指定数据表"))
-    if config.tuning == "head" and config.start == "random" and config.objective:
+    if config.tuning == "head" and not config.num_epochs and config.objective:
         raise WeitiaoError(
             say(
                 "--tuning head is a regression and takes no --objective",

@@ -45,7 +45,6 @@ class Task(ABC):
     columns: ClassVar[tuple[Column, ...]]
     text_keys: ClassVar[tuple[str, ...]] = ("text",)
     label_key: ClassVar[str] = "label"
-    wants_offsets: ClassVar[bool] = False
     transformers_class: ClassVar[str] = (
         ""  # the suffix of the class there with the same head, where there is one
     )

@@ -31,7 +31,6 @@ class TextClassification(Task):
 
     name = "text_classification"
     columns = CLASSIFICATION
-    transformers_class = "ForSequenceClassification"
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
         record: dict[str, Any] = {"text": text_of(row)}

@@ -33,7 +33,6 @@ class TextMatching(Task):
     name = "text_matching"
     columns = PAIRS
     text_keys = ("text_a", "text_b")
-    transformers_class = "ForSequenceClassification"
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
         record: dict[str, Any] = {"text_a": text_of(row, "text_a"), "text_b": text_of(row, "text_b")}

@@ -31,7 +31,6 @@ class TokenClassification(Task):
     name = "token_classification"
     columns = TOKENS
     label_key = "spans"
-    transformers_class = "ForTokenClassification"
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
         text = text_of(row)
