@@ -179,8 +179,7 @@ def _rule(entry: _Entry, models: Sequence[str]) -> Rule:
         model,
         entry.one_of("severity", entry.text("severity", "warning"), SEVERITIES),
         action,
-        _url(entry) if action == "webhook" else _unused(entry, "url", "webhook") or "",
-        _command(entry) if action == "command" else _unused(entry, "command", "command") or (),
+        *_target(entry, action),
         entry.seconds("cooldown", entry.cells.get("cooldown", f"{COOLDOWN_SECONDS:g}s")),
     )
 
@@ -218,6 +217,16 @@ def _clear(entry: _Entry, operator: str, threshold: float) -> float:
     return float(value)
 
 
+def _target(entry: _Entry, action: str) -> tuple[str, tuple[str, ...]]:
+    """The webhook's address and the command's words, of which an action has one at most."""
+    for key, needed in (("url", "webhook"), ("command", "command")):
+        if key in entry.cells and action != needed:
+            raise entry.bad(
+                key, say(f"it goes with 'action: {needed}' only", f"只能与“action: {needed}”一起使用")
+            )
+    return _url(entry) if action == "webhook" else "", _command(entry) if action == "command" else ()
+
+
 def _url(entry: _Entry) -> str:
     url = entry.text("url")
     parts = urlsplit(url)
@@ -234,13 +243,6 @@ def _command(entry: _Entry) -> tuple[str, ...]:
         )
         raise entry.bad("command", f"{parts!r}: {way}")
     return tuple(parts)
-
-
-def _unused(entry: _Entry, key: str, needed: str) -> None:
-    if key in entry.cells:
-        raise entry.bad(
-            key, say(f"it goes with 'action: {needed}' only", f"只能与“action: {needed}”一起使用")
-        )
 
 
 def _compare(value: float, operator: str, threshold: float) -> bool:
