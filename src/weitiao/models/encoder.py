@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from weitiao.models import fused
 from weitiao.models.kernels import Dropout, Linear, attention, dropout_add
 from weitiao.models.packed import Packed
 
@@ -35,6 +36,7 @@ class Shape:
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     first_position: int = 0
+    attention_head_size: int = 0  # 0: hidden size / heads; else what is left where heads were pruned
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Shape":
@@ -49,6 +51,11 @@ class Shape:
     def max_length(self) -> int:
         """The longest text, in tokens, that has positions."""
         return self.max_position_embeddings - self.first_position
+
+    @property
+    def attention_size(self) -> int:
+        """The size of queries, keys and values, all heads side by side."""
+        return self.num_attention_heads * self.attention_head_size or self.hidden_size
 
 
 class Embeddings(nn.Module):
@@ -77,19 +84,21 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        size = shape.hidden_size
-        self.self = nn.ModuleDict({name: Linear(size, size) for name in ("query", "key", "value")})
+        size, inner = shape.hidden_size, shape.attention_size
+        self.self = nn.ModuleDict({name: Linear(size, inner) for name in ("query", "key", "value")})
         self.output = nn.ModuleDict(
-            {"dense": Linear(size, size), "LayerNorm": nn.LayerNorm(size, eps=shape.layer_norm_eps)}
+            {"dense": Linear(inner, size), "LayerNorm": nn.LayerNorm(size, eps=shape.layer_norm_eps)}
         )
 
     def forward(self, x_TD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
-        q, k, v = (self.self[name](x_TD) for name in ("query", "key", "value"))
+        layers = [self.self[name] for name in ("query", "key", "value")]
         heads, p = self.shape.num_attention_heads, self.shape.attention_probs_dropout_prob
-        context_TD = attention(q, k, v, packed, heads, dropout, p)
-        y_TD = self.output["dense"](context_TD)
-        sum_TD = dropout_add(y_TD, x_TD, dropout, self.shape.hidden_dropout_prob)
-        return _norm(self.output["LayerNorm"], sum_TD)
+        if fused.usable(x_TD, heads) and self.shape.attention_size == x_TD.shape[1]:
+            context_TD = fused.attention(fused.joined(layers, x_TD), packed, heads, dropout, p)
+        else:
+            q, k, v = (layer(x_TD) for layer in layers)
+            context_TD = attention(q, k, v, packed, heads, dropout, p)
+        return _add_norm(self.output, context_TD, x_TD, dropout, self.shape)
 
 
 class Layer(nn.Module):
@@ -109,18 +118,23 @@ class Layer(nn.Module):
 
     def forward(self, x_TD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
         x_TD = self.attention(x_TD, packed, dropout)
-        y_TD = self.output["dense"](F.gelu(self.intermediate["dense"](x_TD)))
-        sum_TD = dropout_add(y_TD, x_TD, dropout, self.shape.hidden_dropout_prob)
-        return _norm(self.output["LayerNorm"], sum_TD)
+        y_TD = F.gelu(self.intermediate["dense"](x_TD))
+        return _add_norm(self.output, y_TD, x_TD, dropout, self.shape)
 
 
-def _norm(module: nn.Module, x_TD: Tensor) -> Tensor:
-    """LayerNorm with fp32 statistics and weights, in the activations' dtype."""
+def _add_norm(
+    output: nn.ModuleDict, x_TI: Tensor, residual_TD: Tensor, dropout: Dropout | None, shape: Shape
+) -> Tensor:
+    """LayerNorm(residual + dropout(dense(x))), with fp32 statistics and weights, in the activations' dtype."""
+    x_TD, norm, p = output["dense"](x_TI), output["LayerNorm"], shape.hidden_dropout_prob
+    if fused.usable(x_TD, 1):
+        return fused.add_norm(norm, x_TD, residual_TD, dropout, p)
+    x_TD = dropout_add(x_TD, residual_TD, dropout, p)
     with torch.autocast(x_TD.device.type, enabled=False):
         if x_TD.device.type == "cpu":
-            return module(x_TD)
+            return norm(x_TD)
         # Only the CPU's kernel takes activations and weights of different types.
-        return module(x_TD.to(module.weight.dtype)).to(x_TD.dtype)
+        return norm(x_TD.to(norm.weight.dtype)).to(x_TD.dtype)
 
 
 class Encoder(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from weitiao.models import native
 from weitiao.models.packed import Group, Packed
 
 
@@ -39,6 +40,10 @@ class Dropout:
             yield
         finally:
             self.bits.state = now
+
+    def key(self) -> int:
+        """64 random bits: what a native kernel draws a mask from."""
+        return int(self.bits.random_raw())
 
     def mask(self, like: Tensor, probability: float) -> Tensor:
         """Of ``like``'s shape and dtype: 0 with the given probability, 1 / (1 - probability) elsewhere.
@@ -77,8 +82,15 @@ class _Linear(torch.autograd.Function):
         return (
             grad_TO @ weight if wants[0] else None,
             (grad_TO.t() @ x_TI).float() if wants[1] else None,
-            grad_TO.sum(0, dtype=torch.float32) if wants[2] else None,
+            _column_sums(grad_TO) if wants[2] else None,
         )
+
+
+def _column_sums(x_TO: Tensor) -> Tensor:
+    """The sum over the rows in fp32."""
+    if x_TO.dtype == torch.bfloat16 and x_TO.shape[1] % 16 == 0 and native.library() is not None:
+        return native.column_sums(x_TO.contiguous())
+    return x_TO.sum(0, dtype=torch.float32)
 
 
 class Linear(torch.nn.Linear):
