@@ -15,7 +15,7 @@ from weitiao.core.errors import WeitiaoError, unknown_name
 from weitiao.core.messages import say
 
 PACKAGE = Path(__file__).resolve().parent.parent
-FAMILIES = ("tasks", "tuning", "objectives", "evaluation", "stages")
+FAMILIES = ("tasks", "tuning", "objectives", "evaluation", "compression", "engines", "stages")
 
 
 def canonical(name: str) -> str:
@@ -78,5 +78,12 @@ def summary(family: str, name: str) -> str:
 
 def _contract(family: str) -> type:
     """A family's base class: the class in ``base.py`` named like the family's singular."""
-    singular = {"tasks": "Task", "tuning": "Tuning", "objectives": "Objective", "evaluation": "Evaluation"}
+    singular = {
+        "tasks": "Task",
+        "tuning": "Tuning",
+        "objectives": "Objective",
+        "evaluation": "Evaluation",
+        "compression": "Compression",
+        "engines": "Engine",
+    }
     return getattr(importlib.import_module(f"weitiao.{family}.base"), singular[family])

@@ -1,0 +1,1 @@
+"""Engines: what runs an ONNX graph. ``base.py`` is the contract; one file a member."""

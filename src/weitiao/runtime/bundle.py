@@ -1,0 +1,232 @@
+"""The bundle: a folder that predicts without torch. ``bundle.json`` says what is in it and hashes every file.
+
+    bundle.json       format, kind, task, answers, head, graph, recipe, base, files {name: {sha256, bytes}}
+    model.onnx        the graph (its large tensors beside it, in model.onnx.data)
+    tokenizer.json
+    certificate.json  what export compared, and what it found
+    reference.json    statistics of the training data, for drift
+    README.md         the card
+
+A folder is opened only if it holds just what the manifest lists, byte for byte. Nothing in it can run code.
+"""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.messages import say
+from weitiao.core.runs import sha256, write_json
+from weitiao.core.version import __version__
+
+MANIFEST = "bundle.json"
+FORMAT, VERSION = "weitiao-bundle", 1
+KINDS = ("predictor", "decoder")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".dill")
+COMMON = ("kind", "name", "max_length", "graph", "files", "code_version")
+PARTS = {
+    "predictor": (*COMMON, "task", "task_options", "answers", "head"),
+    "decoder": (*COMMON, "chat_template", "eos_token_ids"),
+}
+LARGEST_MANIFEST = 16 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. ``version``: 12 hex digits that change with any byte of any file."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    version: str
+
+    @property
+    def name(self) -> str:
+        """What the bundle is called."""
+        return self.manifest["name"]
+
+    @property
+    def graph(self) -> Path:
+        """The graph's file."""
+        return self.folder / self.manifest["graph"]["file"]
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's file."""
+        return self.folder / "tokenizer.json"
+
+
+def is_bundle(folder: str | Path) -> bool:
+    """Whether a folder has a bundle's manifest."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write ``bundle.json`` over the files that lie in ``folder``: the last step of making a bundle.
+
+    Args:
+        manifest: everything but ``format``, ``version``, ``files``, ``code_version`` and ``created``.
+    """
+    files = {
+        path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    whole = {"format": FORMAT, "version": VERSION, **manifest, "code_version": __version__}
+    whole["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder / MANIFEST, whole | {"files": files})
+
+
+def open_bundle(folder: str | Path) -> Bundle:
+    """Read a bundle's manifest and verify its files.
+
+    Raises:
+        WeitiaoError: no bundle, an unknown format, a file that is missing, added or changed, a pickle or a link.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    files: dict[str, Any] = manifest["files"]
+    _check_listing(folder, files)
+    known = _remembered(folder)
+    for name, entry in files.items():
+        if known.get(name) != [entry["sha256"], *_stamp(folder / name)]:
+            _verify(folder / name, entry)
+    stamps = {name: [entry["sha256"], *_stamp(folder / name)] for name, entry in files.items()}
+    if stamps != known:
+        _remember(folder, stamps)
+    together = json.dumps({name: files[name]["sha256"] for name in sorted(files)})
+    return Bundle(folder, manifest, hashlib.sha256(together.encode()).hexdigest()[:12])
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not folder.is_dir() or not path.is_file() or path.is_symlink():
+        raise WeitiaoError(
+            say(
+                f"{folder} is not a bundle: it has no {MANIFEST}. Make one: weitiao export RUN --output {folder}",
+                f"{folder} 不是部署包：没有 {MANIFEST}。可用 weitiao export 运行目录 --output {folder} 生成",
+            )
+        )
+    try:
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("not an object")
+        found = manifest.get("format"), manifest.get("version")
+        if found != (FORMAT, VERSION):
+            raise _unknown(path, found)
+        if manifest.get("kind") not in KINDS:
+            raise ValueError(f"kind {manifest.get('kind')!r}")
+        if missing := [part for part in PARTS[manifest["kind"]] if part not in manifest]:
+            raise ValueError(f"no {missing[0]!r}")
+        _check_types(manifest)
+    except (ValueError, OSError, RecursionError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise WeitiaoError(
+            say(
+                f"{path} is damaged ({reason}). Export or copy the bundle again",
+                f"{path} 已损坏（{reason}）。请重新导出或复制",
+            )
+        ) from None
+    return manifest
+
+
+def _unknown(path: Path, found: tuple[Any, Any]) -> WeitiaoError:
+    shown = f"{str(found[0])[:40]} {str(found[1])[:10]}"
+    return WeitiaoError(
+        say(
+            f"{path}: format {shown} is not one that this version reads ({FORMAT} {VERSION})",
+            f"{path}：格式 {shown} 不是本版本能读取的（{FORMAT} {VERSION}）",
+        )
+    )
+
+
+def _check_types(manifest: dict[str, Any]) -> None:
+    """What the rest relies on; raises ValueError, KeyError or TypeError."""
+    files, graph = manifest["files"], manifest["graph"]
+    for name, entry in files.items():
+        if (
+            name != os.path.basename(name)
+            or name in ("", ".", "..", MANIFEST)
+            or "\\" in name
+            or "\0" in name
+        ):
+            raise ValueError(f"file name {name!r}")
+        if not isinstance(entry["bytes"], int) or not isinstance(entry["sha256"], str):
+            raise ValueError(f"entry of {name!r}")
+    for needed in (graph["file"], "tokenizer.json"):
+        if needed not in files:
+            raise ValueError(f"{needed!r} is not among its files")
+    if not isinstance(manifest["name"], str) or not isinstance(manifest["max_length"], int):
+        raise ValueError("name or max_length")
+
+
+def _check_listing(folder: Path, files: dict[str, Any]) -> None:
+    """The folder must hold the manifest's files and nothing else (hidden files are passed over)."""
+    there = {path.name: path for path in folder.iterdir() if not path.name.startswith(".")}
+    there.pop(MANIFEST, None)
+    for name in sorted({*there, *files}):
+        if name.lower().endswith(PICKLES):
+            raise WeitiaoError(
+                say(
+                    f"{folder} holds {name}: refused unread, because opening a pickle can run any code",
+                    f"{folder} 中有 {name}：未读取即拒绝，因为打开 pickle 可能执行任意代码",
+                )
+            )
+        if name not in there or not there[name].is_file() or there[name].is_symlink():
+            raise _wrong(folder / name, say("is missing or not a plain file", "缺失，或不是普通文件"))
+        if name not in files:
+            raise _wrong(folder / name, say("is not in the bundle's manifest", "不在部署包的清单中"))
+
+
+def _verify(path: Path, entry: dict[str, Any]) -> None:
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise _wrong(
+            path,
+            say(f"has {size:,} bytes, not {entry['bytes']:,}", f"为 {size:,} 字节，应为 {entry['bytes']:,}"),
+        )
+    if (found := sha256(path)) != entry["sha256"]:
+        short = found[:12], entry["sha256"][:12]
+        raise _wrong(
+            path, say(f"has sha256 {short[0]}, not {short[1]}", f"的 sha256 为 {short[0]}，应为 {short[1]}")
+        )
+
+
+def _wrong(path: Path, what: str) -> WeitiaoError:
+    way = say("Export or copy the bundle again", "请重新导出或复制")
+    return WeitiaoError(f"{path} {what}. {way}")
+
+
+# --- files verified before are not hashed again while the system says that they have not changed
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes when a file is written to; the time of the last change of its inode cannot be set by hand."""
+    found = path.stat()
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _memory(folder: Path) -> Path:
+    from weitiao.core.sources import home
+
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return home() / "bundles" / f"{place}.json"
+
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_memory(folder).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _remember(folder: Path, stamps: dict[str, Any]) -> None:
+    with suppress(OSError):  # a read-only home only costs the time to hash again
+        write_json(_memory(folder), stamps)
