@@ -524,3 +524,17 @@ def test_hub_encoder_says_what_a_folder_lacks(tmp_path):
     AutoModel.from_config(both).save_pretrained(tmp_path / "both")
     with pytest.raises(WeitiaoError, match="encoder-decoder"):
         HubEncoder.from_folder(tmp_path / "both")
+
+
+@pytest.mark.parametrize("first_layer", [0, 1, 2])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_states_of_some_tokens_are_those_of_all(first_layer: int, checkpointing: bool):
+    torch.manual_seed(0)
+    encoder = Encoder(Shape(60, 32, 2, 2, 64, 64))
+    encoder.checkpointing = checkpointing
+    packed = pack([np.arange(n) for n in (3, 9, 12)])
+    start = {"first_layer": first_layer, "hidden_TD": encoder.lower(packed, first_layer)} if first_layer else {}
+    rows = torch.tensor([0, 3, 5, 23])
+    some, whole = encoder(packed, rows_R=rows, **start), encoder(packed, **start)
+    assert some.shape == (4, 32)
+    assert torch.allclose(some, whole[rows], atol=1e-6)

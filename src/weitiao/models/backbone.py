@@ -23,16 +23,22 @@ class TextModel(nn.Module):
         super().__init__()
         self.backbone, self.head, self.config = backbone, head, config
 
-    def hidden(self, packed: Packed, dropout: Dropout | None, **start: Any) -> Tensor:
-        """Hidden states ``[T, D]`` in fp32; ``start`` as in ``Encoder.forward``."""
-        return self.backbone(packed, dropout, **start).float()
+    def hidden(
+        self, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None, **start: Any
+    ) -> Tensor:
+        """Hidden states in fp32 of the tokens that the head reads, ``[R, D]``; ``start`` as in ``Encoder.forward``."""
+        rows_R = self.head.rows(packed, marks_T)
+        if isinstance(self.backbone, Encoder):
+            return self.backbone(packed, dropout, rows_R=rows_R, **start).float()
+        hidden_TD = self.backbone(packed, dropout, **start).float()
+        return hidden_TD if rows_R is None else hidden_TD[rows_R]
 
     def forward(
         self, packed: Packed, marks_T: Tensor | None = None, dropout: Dropout | None = None, **start: Any
     ) -> Tensor:
-        hidden_TD = self.hidden(packed, dropout, **start)
-        with torch.autocast(hidden_TD.device.type, enabled=False):
-            return self.head(hidden_TD, packed, marks_T, dropout)
+        hidden_RD = self.hidden(packed, marks_T, dropout, **start)
+        with torch.autocast(hidden_RD.device.type, enabled=False):
+            return self.head(hidden_RD, packed, dropout)
 
     @property
     def first_position(self) -> int:

@@ -90,7 +90,9 @@ class Attention(nn.Module):
             {"dense": Linear(inner, size), "LayerNorm": nn.LayerNorm(size, eps=shape.layer_norm_eps)}
         )
 
-    def forward(self, x_TD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, packed: Packed, dropout: Dropout | None, rows_R: Tensor | None
+    ) -> Tensor:
         layers = [self.self[name] for name in ("query", "key", "value")]
         heads, p = self.shape.num_attention_heads, self.shape.attention_probs_dropout_prob
         if fused.usable(x_TD, heads) and self.shape.attention_size == x_TD.shape[1]:
@@ -98,11 +100,13 @@ class Attention(nn.Module):
         else:
             q, k, v = (layer(x_TD) for layer in layers)
             context_TD = attention(q, k, v, packed, heads, dropout, p)
+        if rows_R is not None:
+            context_TD, x_TD = context_TD[rows_R], x_TD[rows_R]
         return _add_norm(self.output, context_TD, x_TD, dropout, self.shape)
 
 
 class Layer(nn.Module):
-    """Attention, then the feed-forward network."""
+    """Attention, then the feed-forward network; ``rows_R`` are the tokens to give out, if not all of them."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -116,8 +120,10 @@ class Layer(nn.Module):
             }
         )
 
-    def forward(self, x_TD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
-        x_TD = self.attention(x_TD, packed, dropout)
+    def forward(
+        self, x_TD: Tensor, packed: Packed, dropout: Dropout | None, rows_R: Tensor | None = None
+    ) -> Tensor:
+        x_TD = self.attention(x_TD, packed, dropout, rows_R)
         y_TD = F.gelu(self.intermediate["dense"](x_TD))
         return _add_norm(self.output, y_TD, x_TD, dropout, self.shape)
 
@@ -158,6 +164,7 @@ class Encoder(nn.Module):
         packed: Packed,
         dropout: Dropout | None = None,
         *,
+        rows_R: Tensor | None = None,
         first_layer: int = 0,
         hidden_TD: Tensor | None = None,
     ) -> Tensor:
@@ -165,6 +172,7 @@ class Encoder(nn.Module):
 
         Args:
             dropout: draws the masks; None when not training.
+            rows_R: only these tokens' states are wanted, ``[R, D]``: the last layer then skips most of its work.
             first_layer: start at this layer instead of at the embeddings.
             hidden_TD: what to start with there, as ``lower(packed, first_layer)`` gave it.
 
@@ -177,12 +185,14 @@ class Encoder(nn.Module):
             hidden_TD = self.embeddings(packed, dropout)
         x_TD = _activations(hidden_TD)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
-        for layer in islice(self.encoder["layer"], first_layer, None):
+        layers = self.encoder["layer"][first_layer:]
+        for layer in layers:
+            wanted = rows_R if layer is layers[-1] else None
             if again:
-                x_TD = checkpoint(_Repeatable(layer, packed, dropout), x_TD, use_reentrant=False)
+                x_TD = checkpoint(_Repeatable(layer, packed, dropout, wanted), x_TD, use_reentrant=False)
             else:
-                x_TD = layer(x_TD, packed, dropout)
-        return x_TD
+                x_TD = layer(x_TD, packed, dropout, wanted)
+        return x_TD if len(layers) or rows_R is None else x_TD[rows_R]
 
     @torch.no_grad()
     def lower(self, packed: Packed, layers: int) -> Tensor:
@@ -196,18 +206,20 @@ class Encoder(nn.Module):
 class _Repeatable:
     """A layer that draws the same dropout masks when it is run again."""
 
-    def __init__(self, layer: nn.Module, packed: Packed, dropout: Dropout | None) -> None:
-        self.layer, self.packed, self.dropout = layer, packed, dropout
+    def __init__(
+        self, layer: nn.Module, packed: Packed, dropout: Dropout | None, rows_R: Tensor | None
+    ) -> None:
+        self.layer, self.packed, self.dropout, self.rows_R = layer, packed, dropout, rows_R
         self.state: Any = None
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         if self.dropout is None:
-            return self.layer(x_TD, self.packed, None)
+            return self.layer(x_TD, self.packed, None, self.rows_R)
         if self.state is None:
             self.state = self.dropout.bits.state
-            return self.layer(x_TD, self.packed, self.dropout)
+            return self.layer(x_TD, self.packed, self.dropout, self.rows_R)
         with self.dropout.replay(self.state):
-            return self.layer(x_TD, self.packed, self.dropout)
+            return self.layer(x_TD, self.packed, self.dropout, self.rows_R)
 
 
 def _activations(x_TD: Tensor) -> Tensor:

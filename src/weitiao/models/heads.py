@@ -1,6 +1,6 @@
 """Heads: from the backbone's hidden states to a task's outputs.
 
-A head reads packed hidden states ``[T, D]`` in fp32 and a batch. Pooling: ``mean`` over a text's tokens (what e5 and
+A head says which tokens it reads (``rows``) and gets their hidden states ``[R, D]`` in fp32. Pooling: ``mean`` over a text's tokens (what e5 and
 most sentence encoders were trained with), ``cls`` its first token, ``own`` the architecture's pooler (first token,
 dense, tanh), which ``transformers`` has under its classification heads.
 """
@@ -25,15 +25,17 @@ class Head(nn.Module):
         super().__init__()
         self.linear, self.dropout_probability = None, 0.1
 
-    def features(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None) -> Tensor:
+    def rows(self, packed: Packed, marks_T: Tensor | None) -> Tensor | None:
+        """The tokens that the head reads, ``[R]``; None: all of them."""
+        return None
+
+    def features(self, hidden_RD: Tensor, packed: Packed) -> Tensor:
         """What the last layer sees, ``[B, F]`` or ``[T, F]``."""
         raise NotImplementedError
 
-    def forward(
-        self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None
-    ) -> Tensor:
+    def forward(self, hidden_RD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
         """Logits ``[B, C]`` or ``[T, C]``."""
-        x = self.features(hidden_TD, packed, marks_T)
+        x = self.features(hidden_RD, packed)
         if dropout is not None and self.dropout_probability > 0:
             x = x * dropout.mask(x, self.dropout_probability)
         assert self.linear is not None
@@ -46,12 +48,12 @@ class Head(nn.Module):
         return layer
 
 
-def pool(hidden_TD: Tensor, packed: Packed, pooling: str) -> Tensor:
-    """One vector a text, ``[B, D]``: the mean of its tokens, or its first token."""
+def pool(hidden_RD: Tensor, packed: Packed, pooling: str) -> Tensor:
+    """One vector a text, ``[B, D]``: the mean of its tokens, or its first token, which is all there is then."""
     if pooling != "mean":
-        return hidden_TD[packed.starts_B]
-    total_BD = hidden_TD.new_zeros(len(packed.lengths_B), hidden_TD.shape[1]).index_add(
-        0, packed.owner_T, hidden_TD
+        return hidden_RD
+    total_BD = hidden_RD.new_zeros(len(packed.lengths_B), hidden_RD.shape[1]).index_add(
+        0, packed.owner_T, hidden_RD
     )
     return total_BD / packed.lengths_B.unsqueeze(1)
 
@@ -68,8 +70,11 @@ class PooledHead(Head):
             nn.init.zeros_(self.pooler.bias)
         self.linear = self._last(size, outputs)
 
-    def features(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None) -> Tensor:
-        x_BD = pool(hidden_TD, packed, self.pooling)
+    def rows(self, packed: Packed, marks_T: Tensor | None) -> Tensor | None:
+        return None if self.pooling == "mean" else packed.starts_B
+
+    def features(self, hidden_RD: Tensor, packed: Packed) -> Tensor:
+        x_BD = pool(hidden_RD, packed, self.pooling)
         return x_BD if self.pooler is None else torch.tanh(self.pooler(x_BD))
 
 
@@ -80,8 +85,8 @@ class TokenHead(Head):
         super().__init__()
         self.linear = self._last(size, outputs)
 
-    def features(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None) -> Tensor:
-        return hidden_TD
+    def features(self, hidden_RD: Tensor, packed: Packed) -> Tensor:
+        return hidden_RD
 
 
 class MarkerHead(Head):
@@ -92,9 +97,12 @@ class MarkerHead(Head):
         self.marks = marks
         self.linear = self._last(size * marks, outputs)
 
-    def features(self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None) -> Tensor:
+    def rows(self, packed: Packed, marks_T: Tensor | None) -> Tensor | None:
         assert marks_T is not None
-        return hidden_TD[marks_T].flatten(1)
+        return marks_T.flatten()
+
+    def features(self, hidden_RD: Tensor, packed: Packed) -> Tensor:
+        return hidden_RD.view(len(packed.lengths_B), -1)
 
 
 class EmbeddingHead(Head):
@@ -104,10 +112,11 @@ class EmbeddingHead(Head):
         super().__init__()
         self.pooling = "mean" if pooling == "own" else pooling
 
-    def forward(
-        self, hidden_TD: Tensor, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None
-    ) -> Tensor:
-        return F.normalize(pool(hidden_TD, packed, self.pooling), dim=-1)
+    def rows(self, packed: Packed, marks_T: Tensor | None) -> Tensor | None:
+        return None if self.pooling == "mean" else packed.starts_B
+
+    def forward(self, hidden_RD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
+        return F.normalize(pool(hidden_RD, packed, self.pooling), dim=-1)
 
 
 def make_head(kind: dict[str, Any], size: int) -> Head:

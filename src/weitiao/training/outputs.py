@@ -31,8 +31,7 @@ def features_of(model: TextModel, encoded: Encoded, **how: Any) -> list[Any]:
     found: list[Any] = [None] * len(encoded)
 
     def run(batch: Batch) -> torch.Tensor:
-        hidden_TD = model.hidden(batch.packed, None)
-        return model.head.features(hidden_TD, batch.packed, batch.marks_T)
+        return model.head.features(model.hidden(batch.packed, batch.marks_T, None), batch.packed)
 
     for batch, out in _run(model, encoded, run, **how):
         for row, values in _split(batch, out, isinstance(model.head, TokenHead)):
