@@ -103,12 +103,14 @@ def parse(stage: Any, argv: list[str]) -> dict[str, Any]:
 
     own = options(stage.Config)
     given = _peek(argv, own)
-    recipe = read_yaml(given["recipe"]) if given.get("recipe") else {}
+    ours = "recipe" in own  # a stage may have a recipe of its own kind
+    recipe = read_yaml(given["recipe"]) if given.get("recipe") and not ours else {}
     flags = {word[2:].partition("=")[0].replace("-", "_"): "" for word in argv if word.startswith("--")}
     chosen = imply(stage.Config, {**flags, **recipe, **given})
     parser = make_parser(stage, {**own, **member_options(stage.Config, chosen)})
     values = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None and v != []}
-    values.pop("recipe", None)
+    if not ours:
+        values.pop("recipe", None)
     return {**recipe, **values}
 
 
@@ -140,7 +142,10 @@ def make_parser(stage: Any, fields: dict[str, Any]) -> argparse.ArgumentParser:
             parser.add_argument(_flag(key), action=argparse.BooleanOptionalAction, help=text)
         else:
             parser.add_argument(_flag(key), metavar=key.rsplit("_", 1)[-1].upper(), help=text)
-    parser.add_argument("--recipe", metavar="YAML", help=say("read settings from a file", "从文件读取设置"))
+    if "recipe" not in fields:
+        parser.add_argument(
+            "--recipe", metavar="YAML", help=say("read settings from a file", "从文件读取设置")
+        )
     return parser
 
 

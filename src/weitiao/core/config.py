@@ -49,9 +49,15 @@ def member_options(config_class: type, values: Mapping[str, Any]) -> dict[str, d
     for name, field in options(config_class).items():
         family = field.metadata["family"]
         chosen = values.get(name, field.default)
-        for part in str(chosen).split("+") if family and chosen else ():
+        for part in several(chosen) if family and chosen else ():
             found |= options(catalogue.member(family, part))
     return found
+
+
+def several(chosen: Any) -> list[str]:
+    """The members that a value names: ``"a"``, ``"a+b"``, ``"a,b"`` or ``["a", "b"]``."""
+    parts = chosen if isinstance(chosen, list | tuple) else str(chosen).replace(",", "+").split("+")
+    return [catalogue.canonical(str(part)) for part in parts if str(part).strip()]
 
 
 def imply(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def build(config_class: type, values: Mapping[str, Any]) -> Any:
     own = options(config_class)
     for name, field in own.items():
         if field.metadata["family"] and values.get(name):
-            values[name] = "+".join(catalogue.canonical(part) for part in str(values[name]).split("+"))
+            values[name] = "+".join(several(values[name]))
     extra = member_options(config_class, values)
     hints = typing.get_type_hints(config_class)
     checked: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from weitiao.models.encoder import MODEL_TYPES, Encoder, Shape
 from weitiao.models.heads import Head
 from weitiao.models.kernels import Dropout
 from weitiao.models.packed import Packed
+from weitiao.models.sparse_tensors import unpack
 
 
 class TextModel(nn.Module):
@@ -23,9 +24,7 @@ class TextModel(nn.Module):
         super().__init__()
         self.backbone, self.head, self.config = backbone, head, config
 
-    def hidden(
-        self, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None, **start: Any
-    ) -> Tensor:
+    def hidden(self, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None, **start: Any) -> Tensor:
         """Hidden states in fp32 of the tokens that the head reads, ``[R, D]``; ``start`` as in ``Encoder.forward``."""
         rows_R = self.head.rows(packed, marks_T)
         if isinstance(self.backbone, Encoder):
@@ -108,4 +107,4 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return tensors
+    return unpack(tensors)

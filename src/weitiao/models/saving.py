@@ -34,7 +34,7 @@ TYPES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "cam
 
 def transformers_class(model: TextModel) -> str:
     """The ``transformers`` class that computes the same function, head included; "" where there is none."""
-    if not isinstance(model.backbone, Encoder):
+    if not isinstance(model.backbone, Encoder) or not _fits_there(model.backbone):
         return ""
     family = type_of(model.config)
     if isinstance(model.head, TokenHead):
@@ -79,6 +79,8 @@ def save_weights(folder: Path, model: TextModel, names: list[str], problem: str)
         if key not in ("_name_or_path", "quantization_config")
     }
     config["dtype"] = "float32"
+    if isinstance(model.backbone, Encoder) and not _fits_there(model.backbone):
+        config["architectures"] = []
     config.pop("torch_dtype", None)
     whole = transformers_class(model)
     if whole:
@@ -94,7 +96,7 @@ def save_weights(folder: Path, model: TextModel, names: list[str], problem: str)
     else:
         tensors = dict(backbone)
         save_head(folder, model.head)
-        if isinstance(model.backbone, Encoder):
+        if isinstance(model.backbone, Encoder) and _fits_there(model.backbone):
             config["architectures"] = [type_of(config) + "Model"]
     if names:
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
@@ -103,6 +105,11 @@ def save_weights(folder: Path, model: TextModel, names: list[str], problem: str)
         config |= {"id2label": {"0": "value"}, "label2id": {"value": 0}}
     write_json(folder / "config.json", config)
     save_tensors(_contiguous(tensors), folder / "model.safetensors")
+
+
+def _fits_there(encoder: Encoder) -> bool:
+    """Whether ``transformers`` can build the encoder: there, heads always share the whole hidden size."""
+    return encoder.shape.attention_size == encoder.shape.hidden_size
 
 
 def type_of(config: dict[str, Any]) -> str:

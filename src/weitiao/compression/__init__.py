@@ -1,0 +1,1 @@
+"""Making a trained model small: a family, one file per way."""

@@ -1,0 +1,121 @@
+"""A compressed model as files: a bundle, and a folder that can be trained on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weitiao.compression.base import Subject
+from weitiao.core.runs import atomic_folder, write_json
+from weitiao.core.version import __version__
+from weitiao.models.backbone import TextModel
+from weitiao.models.saving import DESCRIPTION, save_tensors, save_weights, transformers_class
+from weitiao.stages._save import PROBLEMS
+
+
+@dataclass
+class Compressed:
+    """What the export reads of a run, for a model in memory."""
+
+    model: TextModel
+    tokenizer: Any
+    task: Any
+    description: dict[str, Any]
+    changed: Any = None  # the graph, where a step changed it
+
+    @classmethod
+    def of(cls, subject: Subject, trained: Any) -> "Compressed":
+        """The subject as it is now."""
+        old = trained.description
+        pooling = getattr(subject.model.head, "pooling", old["head"].get("pooling", "mean"))
+        description = {**old, "head": subject.task.head(subject.answers, pooling), "weitiao": __version__}
+        return cls(subject.model, subject.tokenizer, subject.task, description, subject.graph)
+
+    def graph(self, scratch: Path) -> Any:
+        """The exact model as an ``onnx.ModelProto``."""
+        import onnx
+
+        from weitiao.stages.export import write_model
+
+        folder = scratch / "graph"
+        folder.mkdir(exist_ok=True)
+        self.model.eval().requires_grad_(False)
+        write_model(self, folder)
+        model = onnx.load(folder / "model.onnx")  # with the tensors that lie beside it
+        for tensor in model.graph.initializer:
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+        return model
+
+
+def merged(model: TextModel) -> TextModel:
+    """The model with its adapters in its weights."""
+    if any("lora_" in name for name, _ in model.named_parameters()):
+        for module in list(model.backbone.modules()):
+            for name, child in list(module.named_children()):
+                if hasattr(child, "get_base_layer") and hasattr(child, "merge"):
+                    child.merge()
+                    setattr(module, name, child.get_base_layer())
+    return model
+
+
+def write_bundle(
+    folder: Path,
+    compressed: Compressed,
+    name: str,
+    recipe: Sequence[Mapping[str, Any]],
+    extra: Mapping[str, str] | None = None,
+    table: str = "",
+) -> None:
+    """Write a bundle whole or not at all.
+
+    Args:
+        recipe: the steps taken.
+        extra: further files, by name.
+        table: what the card shows of the measurements.
+    """
+    from weitiao.compression._pack import pack_zeros
+    from weitiao.models.onnx_graph import write_graph
+    from weitiao.runtime.bundle import seal
+    from weitiao.stages.export import manifest, write_model
+
+    compressed.model.eval().requires_grad_(False)
+    with atomic_folder(folder) as new:
+        graph = write_model(compressed, new)
+        model = compressed.changed or compressed.graph(new.parent)
+        model, saved = pack_zeros(model)
+        if saved or compressed.changed is not None:
+            for file in new.glob("model.onnx*"):
+                file.unlink()
+            write_graph(model, new / "model.onnx")
+        if any(entry["step"] == "int8" for entry in recipe):
+            graph["precision"] = "int8"
+        compressed.tokenizer.save(str(new / "tokenizer.json"), pretty=False)
+        for file_name, text in (extra or {}).items():
+            (new / file_name).write_text(text, encoding="utf-8")
+        if table:
+            (new / "README.md").write_text(f"# {name}\n\n{table}\n", encoding="utf-8")
+        seal(new, {**manifest(compressed, name, graph), "recipe": list(recipe)})
+
+
+def write_trainable(folder: Path, compressed: Compressed) -> None:
+    """Write a model folder that opens in ``weitiao finetune --model`` and ``weitiao.load``; sparse weights packed."""
+    from safetensors.torch import load_file
+
+    from weitiao.models.sparse_tensors import PACKED_FILE, pack
+
+    described = compressed.description
+    answers = described["answers"]
+    with atomic_folder(folder) as new:
+        save_weights(new, compressed.model, answers["names"], PROBLEMS[answers["kind"]])
+        whole = load_file(new / "model.safetensors")
+        small = pack(whole)
+        if len(small) != len(whole):
+            save_tensors(small, new / PACKED_FILE)
+            (new / "model.safetensors").unlink()
+        compressed.tokenizer.save(str(new / "tokenizer.json"), pretty=False)
+        description = {**described, "tuning": "full", "tuning_options": {}}
+        description["transformers_class"] = (
+            "" if len(small) != len(whole) else transformers_class(compressed.model)
+        )
+        write_json(new / DESCRIPTION, description)
