@@ -1,63 +1,50 @@
-"""What the service refuses, as an HTTP answer: a status, one line, and when to try again.
+"""The refusals that the service itself gives, and how a refusal looks in each protocol.
 
-Raised anywhere below a route; the application turns it into the error JSON of the route's own protocol.
+``limits.Refused`` is the one exception that becomes an HTTP answer; access, sizes and queues all raise it.
 """
 
+import json
 import math
-from collections.abc import Mapping
+from typing import Any
 
-from weitiao.core.errors import WeitiaoError
+from starlette.responses import Response
+
 from weitiao.core.messages import say
+from weitiao.service.limits import Refused
 
-RETRY_STATUSES = (429, 503)
-
-
-class HttpError(WeitiaoError):
-    """A refused request.
-
-    Args:
-        status: 400 .. 599.
-        message: one line for the client; it never repeats a text that the client sent.
-        code: a short name for programs (``queue_full``, ``unknown_model``).
-        retry_after: seconds after which another try makes sense; sent as a whole number of at least 1.
-        headers: further headers of the answer.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str = "",
-        *,
-        retry_after: float | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code = status, message, code
-        self.headers = dict(headers or {})
-        if retry_after is not None:
-            self.headers["Retry-After"] = str(max(math.ceil(retry_after), 1))
+JSON = "application/json"
+OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+                429: "rate_limit_error", 503: "overloaded_error"}  # fmt: skip
 
 
-class Overloaded(HttpError):
-    """The queue is full: 503 with Retry-After."""
-
-    def __init__(self, retry_after: float = 1.0) -> None:
-        text = say("the queue is full, try again later", "队列已满，请稍后重试")
-        super().__init__(503, text, "queue_full", retry_after=retry_after)
+def bad_request(message: str, code: str = "bad_request") -> Refused:
+    """The body is not what the route reads: 400. The message never repeats a text that the client sent."""
+    return Refused(400, code, message)
 
 
-class UnknownModel(HttpError):
-    """No model of this name is served, or not to this caller, or not in this version: 404."""
-
-    def __init__(self, name: str, version: str = "") -> None:
-        shown = f"{name[:80]}/{version[:80]}" if version else name[:80]
-        text = say(f"no model '{shown}' here", f"没有名为“{shown}”的模型")
-        super().__init__(404, text, "unknown_model")
+def overloaded(retry_seconds: float) -> Refused:
+    """The queue is full: 503, with the whole seconds (1 .. 60) after which another try makes sense."""
+    wait = min(max(math.ceil(retry_seconds), 1), 60)
+    message = say(f"the queue is full; try again in {wait} s", f"队列已满，请在 {wait} 秒后重试")
+    return Refused(503, "queue_full", message, {"Retry-After": str(wait)})
 
 
-class BadRequest(HttpError):
-    """The body is not what the route reads: 400."""
+def unknown_model(name: str, version: str = "") -> Refused:
+    """No such model or version here, or none that this caller may see: 404, in the same words."""
+    shown = f"{name[:80]}/{version[:80]}" if version else name[:80]
+    return Refused(404, "model_not_found", say(f"no model '{shown}'", f"没有模型“{shown}”"))
 
-    def __init__(self, message: str, code: str = "bad_request") -> None:
-        super().__init__(400, message, code)
+
+def refusal(error: Refused, style: str) -> Response:
+    """A refusal as JSON: ``{"error": message, "code"}``, or in OpenAI's shape where ``style`` is ``openai``."""
+    return Response(json.dumps(refusal_body(error, style)), error.status, error.headers, JSON)
+
+
+def refusal_body(error: Refused, style: str) -> dict[str, Any]:
+    """The JSON of a refusal."""
+    if style == "openai":
+        kind = OPENAI_KINDS.get(
+            error.status, "invalid_request_error" if error.status < 500 else "server_error"
+        )
+        return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+    return {"error": error.message, "code": error.code}
