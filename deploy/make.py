@@ -113,8 +113,16 @@ def panels() -> list[dict[str, Any]]:
                 graph("Requests by status", "reqps", {"{{status}}": by_status}),
                 graph("Latency", "s", {f"p{n}": LATENCY.format(share=n / 100) for n in (50, 95, 99)}),
                 graph("Errors and refusals", "percentunit", {"errors": failed, "refused": refused}),
-                graph("Queue", "short", {"{{instance}}": "max by (instance) (weitiao_queue_depth)"}),
-                graph("Memory", "bytes", {"{{instance}}": "max by (instance) (weitiao_memory_bytes)"}),
+                graph(
+                    "Queue",
+                    "short",
+                    {"{{instance}} {{replica}}": "max by (instance, replica) (weitiao_queue_depth)"},
+                ),
+                graph(
+                    "Memory",
+                    "bytes",
+                    {"{{instance}} {{replica}}": "max by (instance, replica) (weitiao_memory_bytes)"},
+                ),
                 graph("Tokens", "short", {"{{model}}": tokens}, "tokens a second"),
             ],
             "Models": [

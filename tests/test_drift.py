@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from weitiao.core.errors import WeitiaoError
-from weitiao.data.encode import load_tokenizer
+from weitiao.data.encode import Encoded, Ragged, load_tokenizer
 from weitiao.runtime import reference
 from weitiao.service.drift import LEAST, SIGNALS, Drift, stability_index
 
@@ -63,8 +63,12 @@ def answers_for(texts, seed, scores=(8, 2)):
     ]
 
 
+def measured(texts, tokenizer):
+    return reference.measure(Encoded(Ragged.of(tokenizer.encode(text).ids for text in texts)), tokenizer)
+
+
 def feed(drift, texts, answers, tokenizer, embeddings=None):
-    facts = reference.measure(tokenizer, texts)
+    facts = measured(texts, tokenizer)
     for i, (text, answer, (tokens, share)) in enumerate(zip(texts, answers, facts, strict=True)):
         names, score = reference.decision(answer)
         vector = embeddings[i] if embeddings is not None and i < len(embeddings) else None
@@ -75,7 +79,8 @@ def feed(drift, texts, answers, tokenizer, embeddings=None):
 @pytest.fixture(scope="module")
 def described(questions, tokenizer, embed):
     train, _ = questions
-    return reference.describe(train, answers_for(train, 0), tokenizer, embeddings=embed(train[:300]))
+    facts = measured(train, tokenizer)
+    return reference.summarise(train, facts, answers_for(train, 0), embeddings=embed(train[:300]))
 
 
 def test_new_texts_of_the_same_kind_are_no_drift(described, questions, tokenizer, embed):

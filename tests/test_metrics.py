@@ -133,6 +133,14 @@ def test_values_are_those_of_the_last_minute(metrics, clock):
     assert metrics.values()["request_rate"] == 0 and "p95_latency_seconds" not in metrics.values()
 
 
+def test_the_queue_is_asked_when_somebody_wants_to_know(metrics):
+    waiting = [1, 2, 3]
+    metrics.queue_from(lambda: len(waiting))
+    assert samples(metrics)["weitiao_queue_depth", ()] == metrics.values()["queue_depth"] == 3
+    waiting.clear()
+    assert samples(metrics)["weitiao_queue_depth", ()] == metrics.values()["queue_depth"] == 0
+
+
 def test_every_value_has_a_name_that_alerts_may_use(metrics):
     metrics.observe_request(ROUTE, "reviews", 200, 0.1)
     metrics.observe_prediction("reviews", 3, 0.0, "good", 0.8)
@@ -176,3 +184,24 @@ def test_names_follow_the_conventions(metrics):
     families = list(text_string_to_metric_families(metrics.render()))
     assert all(re.fullmatch(r"weitiao_[a-z_]+", family.name) and family.documentation for family in families)
     assert {family.name for family in families} >= {"weitiao_memory_bytes", "weitiao_request_seconds"}
+
+
+def test_whichever_replica_is_asked_tells_of_all(clock):
+    pages, both = {}, [Metrics([ROUTE], clock) for _ in range(2)]
+    for number, metrics in enumerate(both):
+        metrics.declare("reviews", "1", ["{good} 1"])
+        metrics.share(f"r{number}", lambda: pages)
+        metrics.observe_request(ROUTE, "reviews", 200 + number, 0.1)
+        metrics.observe_prediction("reviews", 3, 0.0, "{good} 1", 0.5)
+        metrics.queue(number + 5)
+        pages[f"r{number}"] = metrics.page()
+    both[1].queue(9)  # newer than its page
+    found = samples(both[1])
+    assert found["weitiao_queue_depth", (("replica", "r0"),)] == 5
+    assert found["weitiao_queue_depth", (("replica", "r1"),)] == 9
+    where = (("label", "{good} 1"), ("model", "reviews"))
+    assert [found["weitiao_decisions_total", (*where, ("replica", f"r{i}"))] for i in (0, 1)] == [1, 1]
+    text = both[1].render()
+    for family in text_string_to_metric_families(text):
+        assert len(re.findall(rf"^# TYPE {family.name}(?:_total)? ", text, re.MULTILINE)) == 1
+    assert all(dict(labels).get("replica") in ("r0", "r1") for _, labels in found)

@@ -6,26 +6,37 @@ import sys
 
 import numpy as np
 import pytest
+from served import make_bundle, tiny_tokenizer
 
 from weitiao.core.errors import WeitiaoError
-from weitiao.data.encode import load_tokenizer
-from weitiao.runtime import reference
+from weitiao.data.encode import Encoded, Ragged
+from weitiao.runtime import load, reference
+from weitiao.service.drift import Drift
+from weitiao.service.work import Work
 
 TEXTS = ["the card is good", "bad money", "物流很快，包装也好", "不好", "a \u2603 card", ""]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return load_tokenizer(tiny_model)
+def predictor(tmp_path_factory):
+    made = load(make_bundle(tmp_path_factory.mktemp("reference") / "tiny"))
+    yield made
+    made.close()
 
 
-def test_lengths_and_unknown_pieces_are_those_of_the_tokenizer(tokenizer):
-    facts = list(reference.measure(tokenizer, TEXTS))
-    for text, (tokens, share) in zip(TEXTS, facts, strict=True):
-        pieces = tokenizer.encode(text, add_special_tokens=False).tokens
+@pytest.mark.parametrize("per_example", [1, 2])
+def test_lengths_and_unknown_pieces_are_those_that_the_model_reads(per_example):
+    tokenizer = tiny_tokenizer()
+    encodings = [tokenizer.encode(text) for text in TEXTS]
+    encoded = Encoded(Ragged.of(e.ids for e in encodings), per_example=per_example)
+    found = reference.measure(encoded, tokenizer)
+    assert len(found) == len(TEXTS) // per_example
+    for place, (tokens, share) in enumerate(found):
+        parts = encodings[place * per_example : (place + 1) * per_example]
+        pieces = [piece for encoding in parts for piece in encoding.tokens]
         assert tokens == len(pieces)
-        assert share == pytest.approx(pieces.count("[UNK]") / max(len(pieces), 1))
-    assert facts[4][1] > 0
+        assert share == pytest.approx(pieces.count("[UNK]") / len(pieces))
+    assert found[4 // per_example][1] > 0
 
 
 @pytest.mark.parametrize(
@@ -84,14 +95,72 @@ def test_projections_keep_distances_and_never_change():
     assert ratio == pytest.approx((reference.DIRECTIONS / 384) ** 0.5, rel=0.5)
 
 
-def test_a_description_is_small_plain_and_without_texts(tokenizer):
+def records(count, seed=0):
+    random = np.random.default_rng(seed)
+    words = ["the", "card", "bank", "money", "good", "bad", "物流", "很快"]
+    return [
+        {
+            "text": " ".join(random.choice(words, random.integers(1, 15))),
+            "label": "ab"[i % 2],
+            "row_number": i,
+        }
+        for i in range(count)
+    ]
+
+
+def test_a_table_is_described_by_its_bundle(predictor):
+    found = reference.describe(predictor, records(700), rows=300, embedded=50)
+    assert found["texts"] == sum(found["confidence"]["counts"]) == sum(found["tokens"]["counts"]) == 300
+    assert set(found["classes"]) == {"a", "b"} and set(found["decisions"]) <= {"good", "bad"}
+    assert found["embedding"]["texts"] == 50 and found["embedding"]["dimension"] == 16
+    assert found == reference.describe(predictor, records(700), rows=300, embedded=50)
+    without = reference.describe(predictor, [{"text": "a card", "row_number": 1}])
+    assert without["classes"] == {} and without["tokens"]["counts"] == [1, 0]
+    with pytest.raises(WeitiaoError, match="no text"):
+        reference.describe(predictor, [])
+
+
+def test_the_service_measures_as_the_description_did(predictor):
+    """The very texts of the description are no drift at all: lengths, unknown pieces and the rest are counted alike."""
+    table = [
+        {**record, "text": f"{record['text']} \u2603" * (1 + 3 * (i % 9 == 0))}
+        for i, record in enumerate(records(400))
+    ]
+    drift = Drift(reference.describe(predictor, table, embedded=400))
+
+    class Seen:
+        """Takes what the service's work tells the metrics."""
+
+        def wants_embedding(self, model):
+            return True
+
+        def observe_prediction(self, model, tokens, unknown, names, score, embedding, characters):
+            drift.add(tokens, unknown, names, score, embedding, characters)
+
+    work = Work("tiny", predictor, Seen())
+    plain = [{"text": record["text"], "row_number": record["row_number"]} for record in table]
+    work.observe("predict", plain, work.compute("predict", plain))
+    found = drift.measured()
+    assert {
+        "length",
+        "length_ks",
+        "characters",
+        "unknown",
+        "confidence",
+        "decisions",
+        "embedding",
+    } <= found.keys()
+    assert found.pop("embedding_ks") < 0.05  # quantiles between texts
+    assert all(value == pytest.approx(0, abs=1e-9) for value in found.values()), found
+
+
+def test_a_description_is_small_plain_and_without_texts():
     random = np.random.default_rng(0)
     texts = [f"the card number {i} 物流" * (1 + i % 9) for i in range(300)]
+    facts = [(len(text) // 2, float(random.random()) / 9) for text in texts]
     embeddings = random.standard_normal((300, 384)).astype(np.float32)
     answers = [{"label": str(i % 70), "score": float(random.random())} for i in range(300)]
-    found = reference.describe(
-        texts, answers, tokenizer, labels=[a["label"] for a in answers], embeddings=embeddings
-    )
+    found = reference.summarise(texts, facts, answers, [answer["label"] for answer in answers], embeddings)
     written = json.dumps(found, ensure_ascii=False)
     assert json.loads(written) == found
     assert len(written) < 12_000
@@ -99,8 +168,6 @@ def test_a_description_is_small_plain_and_without_texts(tokenizer):
     assert found["texts"] == sum(found["confidence"]["counts"]) == sum(found["characters"]["counts"]) == 300
     assert found["characters"]["mean"] == pytest.approx(np.mean([len(t) for t in texts]), abs=1e-4)
     assert np.allclose(found["embedding"]["mean"], embeddings.mean(0), atol=1e-5)
-    with pytest.raises(WeitiaoError, match="no text"):
-        reference.describe([], [], tokenizer)
 
 
 def test_nothing_heavy_is_imported():

@@ -6,8 +6,9 @@ projections onto a few random directions.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,34 +26,58 @@ DIRECTIONS = 16
 QUANTILES = 17
 MOST_CLASSES = 100  # further ones are counted together: a label set of thousands must not swell the file
 OTHER = "other"
-CHUNK = 1000
+MOST_ROWS, MOST_EMBEDDED = 2000, 500
 
 
 def describe(
+    predictor: Any, records: Any, *, rows: int = MOST_ROWS, embedded: int = MOST_EMBEDDED, seed: int = 0
+) -> dict[str, Any]:
+    """The statistics of a training table as its bundle sees it, as plain values for ``reference.json``.
+
+    Args:
+        predictor: the bundle's ``runtime.Predictor``.
+        records: the task's records (a list, or a ``datasets.Dataset``), with or without labels. Confidence is
+            lower on texts that the model was not trained on: give held-out ones where there are some.
+        rows, embedded: how many, drawn at random, are predicted and how many of these are embedded.
+
+    Raises:
+        WeitiaoError: there is no record.
+    """
+    if not len(records):
+        raise WeitiaoError(say("no text to describe the training data by", "没有可用于描述训练数据的文本"))
+    task = predictor.task
+    chosen = np.sort(np.random.RandomState(seed).permutation(len(records))[:rows]).tolist()
+    part = [records[i] for i in chosen] if isinstance(records, list) else records.select(chosen).to_list()
+    encoded = predictor.encode(part)
+    columns = {key: [record[key] for record in part] for key in part[0]}
+    answers = task.answers(predictor.run(encoded), encoded, columns, predictor.answers)
+    texts = [task.shown(record) for record in part]
+    embeddings = None
+    if embedded and predictor.bundle.manifest["graph"].get("embedding"):
+        embeddings = predictor.embed(
+            [texts[i] for i in np.random.RandomState(seed).permutation(len(texts))[:embedded]]
+        )
+    labels = columns.get(task.label_key, [])
+    return summarise(texts, measure(encoded, predictor.tokenizer), answers, labels, embeddings, seed)
+
+
+def summarise(
     texts: Sequence[str],
+    facts: Sequence[tuple[int, float]],
     answers: Sequence[Any],
-    tokenizer: Any,
-    *,
     labels: Iterable[Any] = (),
     embeddings: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The statistics of some training texts, as plain values for ``reference.json``.
+    """The statistics of some texts.
 
     Args:
-        texts: as a person would show them (a pair's two texts joined).
-        answers: what the model predicts for them, in the shapes of ``Predictor.predict``. Confidence is lower on
-            texts that the model was not trained on: give held-out rows where there are some.
-        tokenizer: a ``tokenizers.Tokenizer``.
-        labels: the table's own labels (a list of them where a text has several), for the classes' frequencies.
-        embeddings: float ``[N, D]``, unit vectors of these texts or of a sample of them.
-
-    Raises:
-        WeitiaoError: there is no text.
+        texts: as a person would show them.
+        facts: ``measure``'s, for each.
+        answers: what the model predicts for them, in the shapes of ``Predictor.predict``.
+        labels: the table's own labels (a list of them where a text has several).
+        embeddings: float ``[M, D]``, unit vectors of some of the texts.
     """
-    if not len(texts):
-        raise WeitiaoError(say("no text to describe the training data by", "没有可用于描述训练数据的文本"))
-    facts = list(measure(tokenizer, texts))
     decisions = [decision(answer) for answer in answers]
     scores = [score for _, score in decisions if score is not None]
     found: dict[str, Any] = {
@@ -71,12 +96,12 @@ def describe(
     return found
 
 
-def measure(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[int, float]]:
-    """``(tokens, share of unknown pieces)`` of each text, special tokens left out, nothing cut off."""
-    unknown = unknown_id(tokenizer)
-    for start in range(0, len(texts), CHUNK):
-        for encoding in tokenizer.encode_batch_fast(texts[start : start + CHUNK], add_special_tokens=False):
-            yield len(encoding.ids), unknown_share(encoding.ids, unknown)
+def measure(encoded: Any, tokenizer: Any) -> list[tuple[int, float]]:
+    """``(tokens, share of unknown pieces)`` of each example as the model reads it: special tokens too, cut as it is cut."""
+    unknown, ids, size = unknown_id(tokenizer), encoded.ids, encoded.per_example
+    bounds = ids.offsets[::size]
+    pieces = (ids.values[start:end] for start, end in pairwise(bounds))
+    return [(len(part), unknown_share(part, unknown)) for part in pieces]
 
 
 def unknown_share(ids: Sequence[int] | np.ndarray, unknown: int | None) -> float:

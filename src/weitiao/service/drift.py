@@ -69,7 +69,7 @@ class Drift:
         self._decisions: deque[str] = deque(maxlen=self.window)
         self._scores: deque[float] = deque(maxlen=self.window)
         self._projected: deque[np.ndarray] = deque(maxlen=min(self.window, EMBEDDING_WINDOW))
-        self._seen = 0
+        self._asked = 0
 
     def add(
         self,
@@ -84,7 +84,6 @@ class Drift:
         if self.reference is None:
             return
         with self._lock:
-            self._seen += 1
             self._texts.append((tokens, characters, unknown_share))
             self._decisions.extend(names)
             if score is not None:
@@ -94,8 +93,12 @@ class Drift:
                 self._projected.append(project(np.asarray(embedding, np.float32), known["seed"]))
 
     def wants_embedding(self) -> bool:
-        """Whether the next text's embedding is wanted: of one text in ``EMBEDDED_EVERY``."""
-        return bool(self.reference and "embedding" in self.reference) and self._seen % EMBEDDED_EVERY == 0
+        """Whether the embedding of the text that is asked about is wanted: of every ``EMBEDDED_EVERY``-th."""
+        if not self.reference or "embedding" not in self.reference:
+            return False
+        with self._lock:
+            self._asked += 1
+            return self._asked % EMBEDDED_EVERY == 1
 
     def samples(self) -> int:
         """Texts in the window."""

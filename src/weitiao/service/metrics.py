@@ -26,6 +26,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from weitiao.runtime.reference import MOST_CLASSES, OTHER
 from weitiao.service.drift import Drift
+from weitiao.service.pages import merged
 from weitiao.service.recent import BUCKETS, Recent, summary
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -53,7 +54,9 @@ class Metrics:
         self._names: dict[str, set[str]] = {}
         self._drift: dict[str, Drift] = {}
         self._recent: dict[str, Recent] = {}
-        self._depth = 0
+        self._depth: Callable[[], int] = lambda: 0
+        self._name = ""
+        self._others: Callable[[], Mapping[str, str]] = dict
         made: dict[str, Any] = {"registry": self.registry}
         self._requests = Counter(
             "weitiao_requests", "Requests by their outcome", ("route", "model", "status"), **made
@@ -66,7 +69,6 @@ class Metrics:
             **made,
         )
         self._tokens = Counter("weitiao_tokens", "Tokens read and written", ("model",), **made)
-        self._queue = Gauge("weitiao_queue_depth", "Requests that wait for a batch", **made)
         self._decisions = Counter("weitiao_decisions", "Decisions by class", ("model", "label"), **made)
         self._scores = Histogram(
             "weitiao_confidence", "Scores of decisions", ("model",), buckets=SCORE_BUCKETS, **made
@@ -142,7 +144,7 @@ class Metrics:
     ) -> None:
         """One text was predicted: ``text_length`` in tokens; ``label`` is a name, several (spans, labels), or None.
 
-        ``runtime.reference`` has ``measure`` for lengths and unknown shares and ``decision`` for names and score;
+        ``runtime.reference`` has ``unknown_share``, and ``decision`` for names and score;
         ``wants_embedding`` says of which texts an embedding is wanted.
         """
         model = self._model(model)
@@ -161,14 +163,17 @@ class Metrics:
             drift.add(text_length, unknown_share, names, score, embedding, characters)
 
     def wants_embedding(self, model: str) -> bool:
-        """Whether drift wants the embedding of the next text of a model (one in ten, if it has a reference)."""
+        """Whether drift wants the embedding of a text; to be asked once a text. One in ten, if there is a reference."""
         drift = self._drift.get(model)
         return drift is not None and drift.wants_embedding()
 
     def queue(self, depth: int) -> None:
         """How many requests wait at this moment."""
+        self._depth = lambda: depth
+
+    def queue_from(self, depth: Callable[[], int]) -> None:
+        """Where to ask how many requests wait, whenever somebody wants to know: ``queue`` need not be called then."""
         self._depth = depth
-        self._queue.set(depth)
 
     def values(self, model: str = "") -> dict[str, float]:
         """The numbers that alerts may name (``alert_rules.VALUES``), for one model or over all.
@@ -182,11 +187,29 @@ class Metrics:
         for drift in drifts:
             for signal, value in drift.measured().items():
                 found[f"drift.{signal}"] = max(value, found.get(f"drift.{signal}", 0.0))
-        return found | {"queue_depth": float(self._depth), "memory_bytes": float(resident_bytes())}
+        return found | {"queue_depth": float(self._depth()), "memory_bytes": float(resident_bytes())}
 
     def render(self) -> str:
-        """Everything, in Prometheus' text format (``CONTENT_TYPE``)."""
+        """Everything, in Prometheus' text format (``CONTENT_TYPE``); the replicas' together, where there are some."""
+        own = self.page()
+        return merged({**self._others(), self._name: own}) if self._name else own
+
+    def page(self) -> str:
+        """What this process alone has counted."""
         return generate_latest(self.registry).decode()
+
+    def share(self, name: str, others: Callable[[], Mapping[str, str]]) -> None:
+        """This process is one of several behind one address: whichever is asked tells of all.
+
+        Args:
+            name: of this process; no letter of it is a client's.
+            others: the latest pages of the processes, by name.
+        """
+        self._name, self._others = name, others
+
+    def depth(self) -> int:
+        """How many requests wait."""
+        return self._depth()
 
     def state(self) -> list[tuple[str, str, Drift]]:
         """``(model, version, drift)`` of each declared model."""
@@ -219,6 +242,8 @@ class _Collected:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Metric families, for ``prometheus_client``."""
+        depth = self.metrics.depth()
+        yield GaugeMetricFamily("weitiao_queue_depth", "Requests that wait for a batch", value=depth)
         yield GaugeMetricFamily("weitiao_memory_bytes", "Resident memory", value=resident_bytes())
         info = GaugeMetricFamily("weitiao_model_info", "1 for each loaded model", labels=("model", "version"))
         seen = GaugeMetricFamily("weitiao_drift_texts", "Texts in the window of drift", labels=("model",))
