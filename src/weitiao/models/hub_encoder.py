@@ -69,7 +69,7 @@ class HubEncoder(nn.Module):
             settings = AutoConfig.from_pretrained(str(folder), **safe)
             if config is not None:
                 settings = type(settings).from_dict(config)
-            with _quiet():
+            with quiet():
                 model, report = AutoModel.from_pretrained(
                     str(folder),
                     config=settings,
@@ -154,7 +154,7 @@ class HubEncoder(nn.Module):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar, and no report of unused tensors (a masked-LM head, say): it tells a user nothing."""
     from transformers.utils import logging
 

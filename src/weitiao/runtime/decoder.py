@@ -1,0 +1,226 @@
+"""A bundle's language model: text in, text out, token by token; no torch.
+
+The key-value cache is one piece of memory for each layer: onnxruntime reads it and appends to it in place, so a step
+copies nothing but its scores. Steps reuse one binding; a long prompt is read in stretches.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.messages import say
+from weitiao.engines.onnxruntime import OnnxRuntime
+from weitiao.runtime.bundle import Bundle
+from weitiao.runtime.chat import pieces
+from weitiao.runtime.sampling import Detokenizer, Sampler, Sampling, Stops
+
+STRETCH = 512  # tokens of a prompt read at once; attention's memory grows with the square
+
+Prompt = str | Sequence[dict[str, str]]
+
+
+class Decoder:
+    """What ``weitiao.runtime.load`` returns for a bundle with a language model. Streams may run side by side.
+
+    Attributes:
+        bundle: the files and the manifest.
+        max_length: how many tokens the model reads and writes in all.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, engine: str = "auto", precision: str = "auto", threads: int = 0
+    ) -> None:
+        from tokenizers import Tokenizer
+
+        if engine not in ("auto", "onnxruntime") or precision not in ("auto", "fp32"):
+            raise WeitiaoError(
+                say(
+                    f"A decoder runs in onnxruntime and as exported, not in {engine} {precision}. "
+                    "Export it with --bits 4, 8, 16 or 32",
+                    f"解码器用 onnxruntime 运行，精度在导出时确定，不支持 {engine} {precision}。"
+                    "请用 --bits 4、8、16 或 32 导出",
+                )
+            )
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.max_length: int = manifest["max_length"]
+        self.ends = frozenset(manifest["eos_token_ids"])
+        self.template: dict[str, Any] | None = manifest["chat_template"]
+        self.cache: dict[str, int] = manifest["cache"]
+        self.vocabulary_size: int = manifest["vocabulary_size"]
+        self.tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self.specials = [token.content for token in added if token.special]
+        self.engine = OnnxRuntime(Path(bundle.graph), threads=threads)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Continue a text, or answer a dialogue ``[{"role", "content"}, ...]``, piece by piece.
+
+        Args: those of ``sampling.Sampling``.
+
+        Yields:
+            one piece for each token, empty where a character or a possible stop text is not complete. Joined they
+            are the answer. It ends at an end token, a stop text, ``max_new_tokens``, or where the context is full.
+
+        Raises:
+            WeitiaoError: a setting out of its range, no prompt, or one that leaves no room to answer.
+        """
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
+        ids = self.encode(prompt)
+        if not 0 < len(ids) < self.max_length:
+            raise WeitiaoError(
+                say(
+                    f"The prompt has {len(ids):,} tokens; the model reads and writes {self.max_length:,} in all. "
+                    f"Give 1 to {self.max_length - 1:,}",
+                    f"提示有 {len(ids):,} 个词元；模型读写合计最多 {self.max_length:,} 个。"
+                    f"请给 1 至 {self.max_length - 1:,} 个",
+                )
+            )
+        return self._pieces(ids, sampling)
+
+    def generate(self, prompt: Prompt, **options: Any) -> str:
+        """The whole answer at once; arguments as for ``stream``."""
+        return "".join(self.stream(prompt, **options))
+
+    def count(self, prompt: Prompt) -> int:
+        """The tokens of a prompt as the model reads it."""
+        return len(self.encode(prompt))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt. In messages a special token's name is text: no message can pose as another.
+
+        Raises:
+            WeitiaoError: messages that the model has no template for.
+        """
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt).ids
+        parts = pieces(self.template, prompt)
+        if not any(special in text for text, is_content in parts if is_content for special in self.specials):
+            return self.tokenizer.encode("".join(text for text, _ in parts), add_special_tokens=False).ids
+        ids = []
+        for text, is_content in parts:
+            reader = self.plain_tokenizer if is_content else self.tokenizer
+            ids += reader.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def plain_tokenizer(self) -> Any:
+        """Reads the names of special tokens as text. A copy, because other threads use the tokenizer meanwhile."""
+        from tokenizers import Tokenizer
+
+        plain = Tokenizer.from_str(self.tokenizer.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """The scores of what follows after each token, float32 ``[len(ids), V]``: for perplexity and comparisons."""
+        return _State(self, len(ids)).read(list(ids), every=True)
+
+    def continued(self, ids: Sequence[int], count: int) -> list[int]:
+        """The likeliest ``count`` tokens after these, one after the other; end tokens are tokens like any other."""
+        state, sampler = _State(self, len(ids) + count), Sampler(Sampling())
+        found = [sampler.pick(state.read(list(ids))[-1])]
+        while len(found) < count:
+            found.append(sampler.pick(state.step(found[-1])))
+        return found
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        self.engine.close()
+
+    def _pieces(self, ids: list[int], sampling: Sampling) -> Iterator[str]:
+        most = min(sampling.max_new_tokens, self.max_length - len(ids))
+        state, sampler = _State(self, len(ids) + most), Sampler(sampling, ids)
+        text, stops = Detokenizer(self.tokenizer), Stops(sampling.stop)
+        scores_V = state.read(ids)[-1]
+        for number in range(1, most + 1):
+            token = sampler.pick(scores_V)
+            if token in self.ends:
+                break
+            piece = stops.push(text.push(token))
+            if stops.hit or number == most:
+                yield piece + stops.push(text.flush()) + stops.flush()
+                return
+            yield piece
+            scores_V = state.step(token)
+        if rest := stops.push(text.flush()) + stops.flush():
+            yield rest
+
+
+class _State:
+    """The cache of one text, and the arrays that the graph reads and writes."""
+
+    def __init__(self, decoder: Decoder, places: int) -> None:
+        self.session = decoder.engine.session
+        cache = decoder.cache
+        self.vocabulary_size = decoder.vocabulary_size
+        # Places are rounded up, so that the allocator meets few sizes; what is never written costs no memory.
+        shape = (1, cache["heads"], -(-places // 64) * 64, cache["head_size"])
+        names = [f"{kind}_{number}" for number in range(cache["layers"]) for kind in ("key", "value")]
+        self.cache = {name: np.zeros(shape, np.float32) for name in names}
+        self.used = 0
+        self.last = np.zeros(1, np.int32)  # places used after the call, less one
+        self.total = np.zeros((), np.int32)
+        self.token = np.zeros((1, 1), np.int64)
+        self.scores = np.zeros((1, 1, self.vocabulary_size), np.float32)
+        self.first = np.zeros(1, np.int64)
+        self.binding: Any = None
+
+    def read(self, ids: list[int], every: bool = False) -> np.ndarray:
+        """Read tokens. Returns the scores after the last one ``[1, V]``, or after ``every`` one."""
+        found = []
+        for start in range(0, len(ids), STRETCH):
+            part = np.array([ids[start : start + STRETCH]], np.int64)
+            count = part.shape[1]
+            positions = np.arange(count) if every else np.array([count - 1])
+            scores = np.empty((1, len(positions), self.vocabulary_size), np.float32)
+            self._advance(count)
+            self.session.run_with_iobinding(self._bound(part, positions, scores))
+            found.append(scores[0])
+        return np.concatenate(found) if every else found[-1]
+
+    def step(self, token: int) -> np.ndarray:
+        """Read one token. Returns the scores after it ``[V]``, in memory that the next step writes over."""
+        self.token[0, 0] = token
+        if self.binding is None:
+            self.binding = self._bound(self.token, self.first, self.scores)
+        self._advance(1)
+        self.session.run_with_iobinding(self.binding)
+        return self.scores[0, 0]
+
+    def _advance(self, count: int) -> None:
+        self.used += count
+        self.last[0], self.total[()] = self.used - 1, self.used
+
+    def _bound(self, ids: np.ndarray, positions: np.ndarray, scores: np.ndarray) -> Any:
+        """A binding to these arrays, which must outlive it."""
+        binding = self.session.io_binding()
+        inputs = {
+            "input_ids": ids,
+            "positions": positions,
+            "seqlens_k": self.last,
+            "total_sequence_length": self.total,
+        }
+        inputs |= {f"past_{name}": array for name, array in self.cache.items()}
+        outputs = {"logits": scores} | {f"present_{name}": array for name, array in self.cache.items()}
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        return binding
