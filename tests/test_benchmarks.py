@@ -152,9 +152,8 @@ def test_sides_take_turns_and_medians_have_their_spread():
 
 
 def test_the_faster_attention_is_the_honest_best():
-    size = {"hidden_size": 2, "intermediate_size": 3, "num_hidden_layers": 1}
     rates = {"weitiao": [40.0], "dynamic": [10.0], "best": [15.0], "best_eager": [20.0]}
-    summary = speed.summarise(rates, [1e6], size, {})["summary"]
+    summary = speed.summarise(rates, [1e6], 100, {})["summary"]
     assert summary["best attention"] == "eager"
     assert summary["x best"].startswith("2.00 ")
     assert "x best_eager" not in summary
@@ -163,6 +162,9 @@ def test_the_faster_attention_is_the_honest_best():
 def test_layer_parameters_are_those_of_the_model(tiny_model):
     backbone, config, _ = open_backbone(tiny_model)
     assert speed.layer_parameters(config) == sum(p.numel() for p in backbone.encoder.parameters())
+    queries = sum(p.numel() for p in backbone.encoder["layer"][-1].attention.self.parameters())
+    lower = sum(p.numel() for p in backbone.encoder["layer"][:-1].parameters())
+    assert speed.layer_parameters(config, "cls") == lower + queries
 
 
 def test_results_are_kept_once_and_the_table_is_made_from_them(tmp_path, capsys):
