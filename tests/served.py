@@ -22,15 +22,20 @@ def make_bundle(
     seed: int = 0,
     task: str = "text_classification",
     embedding: bool = True,
+    burden: int = 0,
     **manifest: Any,
 ) -> Path:
-    """A bundle whose weights follow from ``seed``. Replaces a bundle that is there, in one step."""
+    """A bundle whose weights follow from ``seed``. Replaces a bundle that is there, in one step.
+
+    Args:
+        burden: matrix products of 2 MFLOP that each text costs and nothing comes of, so that a server can be busy.
+    """
     tokenizer = tiny_tokenizer()
     options = {"text_matching": {"encoder": "cross", "answer": "class"}}.get(task, {})
     token = task == "token_classification"
     with atomic_folder(folder) as new:
         tokenizer.save(str(new / "tokenizer.json"))
-        onnx.save(graph(tokenizer.get_vocab_size(), len(labels), seed, token), new / "model.onnx")
+        onnx.save(graph(tokenizer.get_vocab_size(), len(labels), seed, token, burden), new / "model.onnx")
         whole = {
             "kind": "predictor",
             "name": folder.name,
@@ -52,7 +57,7 @@ def make_bundle(
     return folder
 
 
-def graph(vocabulary: int, outputs: int, seed: int, token: bool = False) -> onnx.ModelProto:
+def graph(vocabulary: int, outputs: int, seed: int, token: bool = False, burden: int = 0) -> onnx.ModelProto:
     """``outputs``: logits of the mean embedding (of each token, where ``token``); ``embedding``: that mean, unit length."""
     random = np.random.default_rng(seed)
     weights = {
@@ -71,8 +76,23 @@ def graph(vocabulary: int, outputs: int, seed: int, token: bool = False) -> onnx
         node("ReduceSum", ["mask", "one"], ["count"], keepdims=1),
         node("Div", ["sum", "count"], ["mean"]),
         node("LpNormalization", ["mean"], ["embedding"], axis=-1, p=2),
-        node("MatMul", ["vectors" if token else "mean", "head"], ["outputs"]),
+        node("MatMul", ["vectors" if token else "mean", "head"], ["logits" if burden else "outputs"]),
     ]
+    if burden:
+        square = random.standard_normal((1024, 1024)).astype(np.float32)
+        weights |= {
+            "up": square[:WIDTH],
+            "square": square / 32,
+            "down": np.zeros((1024, outputs), np.float32),
+        }
+        nodes.append(node("MatMul", ["mean", "up"], ["b0"]))
+        for number in range(burden):
+            nodes.append(node("MatMul", [f"b{number}", "square"], [f"a{number}"]))
+            nodes.append(node("Tanh", [f"a{number}"], [f"b{number + 1}"]))
+        nodes += [
+            node("MatMul", [f"b{burden}", "down"], ["nothing"]),
+            node("Add", ["logits", "nothing"], ["outputs"]),
+        ]
     shape = ["B", "L"]
     made = helper.make_graph(
         nodes,

@@ -16,13 +16,14 @@ from fastapi import FastAPI
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
 
+BACKLOG = 2048
 ACCEPT_SECONDS = 0.05  # for connections that the system has accepted already
 LINGER_SECONDS = 0.5  # for requests on their way on open connections
 DRAIN_SECONDS = 60
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket's address, taken before models are loaded, so that a taken port is told at once.
+    """A socket on an address, taken before models are loaded, so that a taken port is told at once.
 
     Raises:
         WeitiaoError: the address cannot be used.
@@ -53,7 +54,7 @@ def run(app: FastAPI, listening: socket.socket, drain_seconds: int = DRAIN_SECON
         server_header=False,
         timeout_graceful_shutdown=drain_seconds,
         ws="none",
-        backlog=2048,
+        backlog=BACKLOG,
     )
     _Server(config, app).run(sockets=[listening])
 

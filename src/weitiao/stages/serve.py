@@ -81,7 +81,8 @@ def run(config: Config) -> Iterator[Event]:
     if not config.keys and not is_loopback(config.host):
         raise WeitiaoError(
             say(
-                f"--host {config.host} lets other machines in, so it needs --keys keys.toml (weitiao keys add makes one)",
+                f"--host {config.host} lets other machines in, so it needs --keys keys.toml "
+                "(weitiao keys add makes one)",
                 f"--host {config.host} 会让其他机器访问，需要 --keys keys.toml（可用 weitiao keys add 创建）",
             )
         )
@@ -124,6 +125,7 @@ def _here(config: Config, settings: Any) -> Iterator[Event]:
     listening = server.bind(config.host, config.port)
     with listening:
         app = make_app(settings)
+        listening.listen(server.BACKLOG)  # whoever reads the address below can connect
         port = listening.getsockname()[1]
         address = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{port}"
         for name in app.state.service.models.names():
