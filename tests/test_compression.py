@@ -387,7 +387,7 @@ def test_int8_outputs_are_near_those_of_the_exact_model(subject, tmp_path, way):
     assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
     ops = [node.op_type for node in subject.graph.graph.node]
     assert ("DynamicQuantizeLinear" if way == "dynamic" else "QuantizeLinear") in ops
-    assert not groups(subject.graph.graph), "no weight is left in floating point"
+    assert not groups(subject.graph.graph), "a weight is left in floating point"
 
 
 def test_static_int8_answers_do_not_depend_on_the_batch(subject, tmp_path):

@@ -1,6 +1,6 @@
 """Store weights and compute products in 8-bit whole numbers / 用 8 位整数存储权重并计算矩阵乘法.
 
-Every weight and every row of the embeddings is stored as int8. Products are computed in whole numbers, each input's
+Weights and rows of the embeddings are stored as int8. Products are computed in whole numbers, each input's
 channels evened out and its range cut where that is most exact; the groups of products that disturb the outputs most
 stay in floating point until the decisions agree with those of the exact model.
 """
@@ -21,7 +21,7 @@ from weitiao.data.encode import Encoded
 from weitiao.models.heads import TokenHead
 
 CALIBRATION = 256  # texts whose activations set the ranges
-RANKING = 96  # texts on which one group alone is tried
+RANKING = 64  # texts on which one group alone is tried
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Int8(Compression):
         choices=("static", "dynamic"),
     )
     int8_agreement: float = option(
-        0.997,
+        0.995,
         "decisions that must agree with the exact model on the texts at hand",
         "在现有文本上与精确模型一致的决策比例下限",
         least=0,
@@ -125,13 +125,14 @@ class _Judge:
     def ranked(self, settings: dict[str, Setting], found: list[Group]) -> Iterator[Event | list[str]]:
         """The inputs of groups, the most disturbing first: each quantised alone; the last item is the result."""
         error = {}
+        sizes = {tensor.name: np.prod(tensor.dims) for tensor in self.exact.graph.initializer}
         for number, group in enumerate(found):
             yield ProgressEvent(say("looking for sensitive layers", "查找敏感层"), number, len(found))
             alone = self._model({group.input: settings[group.input]}, rows=False, rest=False)
             outputs = alone.outputs(self.few, self.by_token)
-            error[group.input] = sum(
-                float(np.square(a - b).sum()) for a, b in zip(self.wanted_few, outputs, strict=True)
-            )
+            squares = (float(np.square(a - b).sum()) for a, b in zip(self.wanted_few, outputs, strict=True))
+            # For each weight: what is kept in floating point costs time by its size.
+            error[group.input] = sum(squares) / sum(sizes[name] for name in group.weights)
         yield ProgressEvent(say("looking for sensitive layers", "查找敏感层"), len(found), len(found))
         yield sorted(error, key=lambda name: -error[name])
 
