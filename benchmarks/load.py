@@ -187,32 +187,52 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     return {name: round(value, 5) for name, value in (found | {"most": ordered[-1]}).items()}
 
 
+def planned(plan: dict[str, Any]) -> list[bytes]:
+    """The requests of a plan: ``path`` for predictions, or ``infer`` for a model's logits."""
+    if model := plan.get("infer"):
+        path = f"/v2/models/{model}/infer"
+        tensor = {"name": "text", "shape": [1], "datatype": "BYTES"}
+        bodies = [
+            {"inputs": [tensor | {"data": [text]}], "outputs": [{"name": "logits"}]} for text in plan["texts"]
+        ]
+        return [request(path, body) for body in bodies]
+    return [request(plan["path"], {"text": text}) for text in plan["texts"]]
+
+
+def until(load: Load, plan: dict[str, Any]) -> Callable[[], bool]:
+    """Whether a plan goes on: for ``seconds``, until ``count`` requests were sent or a file ``until`` is there."""
+    if count := plan.get("count"):
+        return lambda: load.turn < count
+    timely, file = during(plan["seconds"]), Path(plan.get("until") or "/nowhere")
+    return lambda: timely() and not file.exists()
+
+
+async def carried_out(load: Load, plan: dict[str, Any]) -> dict[str, Any]:
+    """Run a plan; what it found."""
+    extra: dict[str, Any] = {}
+    if warm := plan.get("warm"):
+        await load.closed(plan["clients"], during(warm))
+        load.answers.clear()
+    start = time.perf_counter()
+    if "rate" in plan:
+        extra["not_sent"] = await load.offered(plan["rate"], plan["seconds"], plan.get("connections", 200))
+    else:
+        await load.closed(plan["clients"], until(load, plan))
+    return summary(load.answers, time.perf_counter() - start) | extra
+
+
 def main() -> None:
     """``python -m benchmarks.load``: a plan as JSON on standard input, the summary on standard output."""
     plan = json.loads(sys.stdin.read())
-    texts = plan["texts"]
-    requests = [request(plan["path"], {"text": text}, plan.get("headers")) for text in texts]
-    load = Load(plan.get("host", "127.0.0.1"), plan["port"], requests, keep_bodies=bool(plan.get("keep")))
-
-    async def work() -> dict[str, Any]:
-        extra: dict[str, Any] = {}
-        if "rate" in plan:
-            extra["not_sent"] = await load.offered(
-                plan["rate"], plan["seconds"], plan.get("connections", 200)
-            )
-        else:
-            if warm := plan.get("warm"):
-                await load.closed(plan["clients"], during(warm))
-                load.answers.clear()
-            await load.closed(plan["clients"], during(plan["seconds"]))
-        return summary(load.answers, plan["seconds"]) | extra
-
+    load = Load(
+        plan.get("host", "127.0.0.1"), plan["port"], planned(plan), keep_bodies=bool(plan.get("keep"))
+    )
     try:
         import uvloop
 
-        found = uvloop.run(work())
+        found = uvloop.run(carried_out(load, plan))
     except ImportError:
-        found = asyncio.run(work())
+        found = asyncio.run(carried_out(load, plan))
     if keep := plan.get("keep"):
         rows = [[a.sent, a.seconds, a.status, a.number, a.version, a.body.decode()] for a in load.answers]
         Path(keep).write_text(json.dumps(rows), encoding="utf-8")

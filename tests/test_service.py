@@ -9,6 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from served import make_bundle
 
+from weitiao.core.audit import AuditLog
+from weitiao.core.privacy import mask
 from weitiao.runtime import load
 from weitiao.service.app import Settings, make_app
 from weitiao.service.routes import ROUTES
@@ -286,3 +288,35 @@ def test_the_description_names_every_route_and_resolves(client):
         name in schemas for name in set(part.split('"')[0] for part in text.split("schemas/")[1:])
     )
     assert client.get("/docs").status_code == 200
+
+
+def test_personal_data_is_masked_on_the_way_in_where_asked(deploy):
+    texts = ["call 13812345678 for a good card", "a good card"]
+    answer = (
+        client_of(deploy, mask=True).post("/predict/reviews", json={"texts": texts}).json()["predictions"]
+    )
+    predict = load(deploy / "reviews", threads=1).predict
+    assert answer == predict([mask(text) for text in texts])
+    assert answer[0] != predict(texts)[0]
+    assert client_of(deploy).post("/predict/reviews", json={"texts": texts}).json()["predictions"] == predict(
+        texts
+    )
+
+
+def test_the_audit_log_says_who_asked_for_what_and_never_a_text(deploy, tmp_path):
+    with client_of(deploy, audit=tmp_path / "audit.db") as client:
+        client.post("/predict/reviews", json={"text": "canary"})
+        client.post("/predict/none", json={"text": "canary"})
+        client.get("/v2/health/live")
+        client.post("/admin/models/reviews/reload")
+    log = AuditLog(tmp_path / "audit.db")
+    assert log.verify() == []
+    entries = [entry["event"] for entry in log.entries()]
+    assert [(event["action"], event.get("model"), event.get("status")) for event in entries] == [
+        ("start", None, None),
+        ("POST /predict/{model}", "reviews", 200),
+        ("POST /predict/{model}", "", 404),
+        ("POST /admin/models/{model}/reload", "reviews", 200),
+    ]
+    assert "canary" not in json.dumps(entries)
+    assert b"canary" not in (tmp_path / "audit.db").read_bytes()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Endpoint
 
 from weitiao.core.messages import say
+from weitiao.core.privacy.logs import guard_logs
 from weitiao.core.version import __version__
 from weitiao.runtime import load
 from weitiao.service import alerts
@@ -27,8 +29,11 @@ from weitiao.service.metrics import Metrics
 from weitiao.service.models import Models, Version, labels_of, reference_of
 from weitiao.service.routes import ROUTES
 from weitiao.service.streams import Streams
+from weitiao.service.trail import Trail
 from weitiao.service.watch import FolderWatch
 from weitiao.service.work import Work, length
+
+KEY_VARIABLE = "WEITIAO_AUDIT_KEY"
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Settings:
         streams: answers that a decoder writes in turn.
         watch: seconds between looks at the folder for new versions; 0: never.
         alerts: a file of alert rules; empty: none.
+        audit: the audit log's file; empty: none. ``WEITIAO_AUDIT_KEY`` makes its chain a keyed one.
+        mask: mask personal data in texts before a model reads them, and in what a model writes. Logs are masked always.
     """
 
     folder: str | Path
@@ -60,6 +67,8 @@ class Settings:
     streams: int = 4
     watch: float = 0.0
     alerts: str | Path = ""
+    audit: str | Path = ""
+    mask: bool = False
 
 
 @dataclass
@@ -71,6 +80,7 @@ class Service:
     metrics: Metrics
     models: Models
     alerts: alerts.Watch
+    trail: Trail
     draining: bool = False
 
 
@@ -82,12 +92,14 @@ def make_app(settings: Settings) -> FastAPI:
     """
     rules = alerts.read_rules(settings.alerts) if settings.alerts else []
     access, metrics = Access(settings.keys), Metrics([route.path for route in ROUTES])
+    trail = Trail(settings.audit, os.environ.get(KEY_VARIABLE, "").encode())
     models = Models(
         Path(settings.folder),
         lambda name, folder: open_version(name, folder, settings, metrics),
         lambda name, version: _declare(metrics, name, version),
     )
-    service = Service(settings, access, metrics, models, alerts.Watch(rules, metrics))
+    metrics.queue_from(models.depth)
+    service = Service(settings, access, metrics, models, alerts.Watch(rules, metrics), trail)
     app = FastAPI(title="Weitiao", version=__version__, lifespan=_lifespan)
     app.state.service = service
     for route in ROUTES:
@@ -133,6 +145,7 @@ def _declare(metrics: Metrics, name: str, version: Version | None) -> None:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
+    guard_logs()
     watch = FolderWatch(service.models, service.settings.watch)
     watch.start()
     await service.alerts.start()
@@ -141,6 +154,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await watch.stop()
     await service.alerts.stop()
     await asyncio.to_thread(service.models.close)
+    await asyncio.to_thread(service.trail.close)
 
 
 async def _no_route(request: Request, error: Any) -> Response:

@@ -150,8 +150,8 @@ class EventStream(Response):
             await send(start)
             await first(self.call.gone(), self._send_all(send))
         finally:
+            self.call.stack.close()  # first: it counts the tokens
             self.finished()
-            self.call.stack.close()
 
     async def _send_all(self, send: Send) -> None:
         try:

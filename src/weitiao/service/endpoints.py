@@ -16,6 +16,7 @@ from weitiao.core.messages import say
 from weitiao.service.calls import Call, Disconnected, EventStream, Route
 from weitiao.service.errors import JSON, bad_request, refusal
 from weitiao.service.limits import Refused
+from weitiao.service.trail import KEPT_ROLES, NOT_KEPT
 
 if TYPE_CHECKING:
     from weitiao.service.app import Service
@@ -31,7 +32,6 @@ def endpoint(service: "Service", route: Route) -> Callable[[Request], Awaitable[
 
     async def answer(request: Request) -> Response:
         call, started = Call(service, request, route), time.perf_counter()
-        service.metrics.queue(service.models.depth())
         response = await _answered(call)
         if call.version:
             response.headers["X-Model-Version"] = call.version
@@ -45,6 +45,8 @@ def endpoint(service: "Service", route: Route) -> Callable[[Request], Awaitable[
             service.metrics.observe_request(
                 route.path, call.model, response.status_code, seconds, call.tokens
             )
+            if route.role in KEPT_ROLES and response.status_code not in NOT_KEPT:
+                service.trail.put(_event(call, response.status_code))
 
         if isinstance(response, EventStream):
             response.finished = finished
@@ -80,6 +82,20 @@ async def _answered(call: Call) -> Response:
             f"the service failed; its log tells more: {call.id}", f"服务内部出错，详见日志：{call.id}"
         )
         return refusal(Refused(500, "internal_error", message), style)
+
+
+def _event(call: Call, status: int) -> dict[str, Any]:
+    """What the audit log keeps of a call."""
+    caller = call.caller
+    return {
+        "action": f"{call.route.method} {call.route.path}",
+        "request": call.id,
+        "key": caller.key_id if caller else "",
+        "tenant": caller.tenant if caller else "",
+        "model": call.model,
+        "version": call.version,
+        "status": status,
+    }
 
 
 async def _body(call: Call) -> Any:

@@ -19,7 +19,7 @@ from weitiao.service.calls import Call, Shape
 from weitiao.service.errors import bad_request
 from weitiao.service.limits import Refused
 from weitiao.service.models import Version
-from weitiao.service.texts import compute, records
+from weitiao.service.texts import compute, incoming, records
 
 MOST_VALUES = 4_000_000  # numbers in one answer
 
@@ -253,7 +253,7 @@ async def _arrays(call: Call, held: Version, items: list[Any], names: list[str])
         if name == "embedding":
             if not all(isinstance(item, str) for item in items):
                 raise bad_request(say("embeddings are of single texts", "向量只能由单条文本得到"))
-            rows = await compute(call, held, "embed", items)
+            rows = await compute(call, held, "embed", incoming(call, items))
         else:
             rows = await compute(call, held, "logits", records(call, held, items))
         array = np.stack(rows)

@@ -14,13 +14,14 @@ from starlette.responses import Response
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.core.privacy import mask
 from weitiao.service import openai_shapes as shapes
 from weitiao.service.calls import Call, Disconnected, EventStream, Shape, first
 from weitiao.service.errors import bad_request, refusal_body
 from weitiao.service.limits import Refused
 from weitiao.service.models import Version
 from weitiao.service.streams import Streams
-from weitiao.service.texts import check, compute
+from weitiao.service.texts import compute, incoming
 
 LOG = logging.getLogger("weitiao.service")
 CHAT_TOKENS, COMPLETION_TOKENS, INFER_TOKENS = 256, 16, 256  # written at most, where a request doesn't say
@@ -46,7 +47,7 @@ async def embeddings(call: Call) -> Shape:
         raise bad_request(say("input is empty", "input 为空"))
     if held.work is None or not held.work.embeds:
         raise bad_request(say("this model gives no embeddings", "该模型不提供文本向量"), "no_embeddings")
-    check(call, texts)
+    texts = incoming(call, texts)
     vectors = await compute(call, held, "embed", texts)
     encode = _as_base64 if body.encoding_format == "base64" else _as_numbers
     data = [shapes.Embedding(index=place, embedding=encode(vector)) for place, vector in enumerate(vectors)]
@@ -59,7 +60,8 @@ async def chat(call: Call) -> Shape | Response:
     body: shapes.ChatRequest = call.body
     held = _decoder(call, body.model)
     messages = [message.plain() for message in body.messages]
-    check(call, [message["content"] for message in messages])
+    contents = incoming(call, [message["content"] for message in messages])
+    messages = [message | {"content": content} for message, content in zip(messages, contents, strict=True)]
     writing = Writing(call, held, messages, _options(body, body.max_completion_tokens or CHAT_TOKENS))
     common = _common(held, "chatcmpl")
     if body.stream:
@@ -84,7 +86,7 @@ async def completions(call: Call) -> Shape | Response:
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not prompts:
         raise bad_request(say("prompt is empty", "prompt 为空"))
-    check(call, prompts)
+    prompts = incoming(call, prompts)
     options = _options(body, COMPLETION_TOKENS)
     writings = [Writing(call, held, prompt, options) for prompt in prompts]
     common = _common(held, "cmpl")
@@ -108,8 +110,7 @@ async def completions(call: Call) -> Shape | Response:
 
 async def written(call: Call, held: Version, prompt: str) -> str:
     """How a text goes on, with the model's defaults (for the Open Inference Protocol)."""
-    check(call, [prompt])
-    return await Writing(call, held, prompt, {"max_new_tokens": INFER_TOKENS}).whole()
+    return await Writing(call, held, incoming(call, [prompt])[0], {"max_new_tokens": INFER_TOKENS}).whole()
 
 
 class Writing:
@@ -139,10 +140,17 @@ class Writing:
         call.stack.callback(self._leave)
 
     async def pieces(self) -> AsyncIterator[str]:
-        """The answer as it is written; a piece for each token, some of them empty."""
+        """The answer as it is written; a piece for each token, some of them empty.
+
+        Where personal data is masked, the answer comes in one piece: a number is found only once it is whole.
+        """
+        masks, text = self.call.service.settings.mask, ""
         async for piece in self.worker.read(self.stream):
             self.written_tokens += 1
-            yield piece
+            text += piece if masks else ""
+            yield "" if masks else piece
+        if masks:
+            yield mask(text)
 
     async def whole(self) -> str:
         """The answer in one; given up when the client leaves.

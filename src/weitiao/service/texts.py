@@ -5,6 +5,7 @@ from typing import Any
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.core.privacy import mask_value
 from weitiao.runtime.items import records_of
 from weitiao.service.batching import Batcher
 from weitiao.service.calls import Call
@@ -12,8 +13,8 @@ from weitiao.service.errors import bad_request
 from weitiao.service.models import Version
 
 
-def check(call: Call, items: Sequence[Any]) -> None:
-    """Refuse too many texts, or one too long.
+def incoming(call: Call, items: Sequence[Any]) -> list[Any]:
+    """The items, with personal data masked where the service is set to. Refuses too many texts, or one too long.
 
     Raises:
         Refused: 413.
@@ -23,6 +24,7 @@ def check(call: Call, items: Sequence[Any]) -> None:
         if not isinstance(item, str):
             texts += item.values() if isinstance(item, dict) else item
     call.service.access.sizes.check_texts(texts)
+    return mask_value(items) if call.service.settings.mask else list(items)
 
 
 def records(call: Call, held: Version, items: Sequence[Any]) -> list[dict[str, Any]]:
@@ -40,7 +42,7 @@ def records(call: Call, held: Version, items: Sequence[Any]) -> list[dict[str, A
             )
         )
     held.worker.check_room()
-    check(call, items)
+    items = incoming(call, items)
     try:
         return records_of(held.predictor.task, items)
     except WeitiaoError as error:

@@ -61,6 +61,16 @@ class Config:
         least=0,
     )
     alerts: str = option("", "alert rules, a YAML file", "告警规则（YAML 文件）")
+    audit: str = option(
+        "",
+        "audit log: who asked for what, never a text (weitiao audit verify)",
+        "审计日志：谁请求了什么，不含文本（weitiao audit verify）",
+    )
+    mask: bool = option(
+        False,
+        "mask personal data in texts before a model reads them, and in what it writes",
+        "在模型读取之前屏蔽文本中的个人信息，并屏蔽生成的文本",
+    )
     min_replicas: int = option(
         1, "with --engine ray: fewest replicas", "配合 --engine ray：最少副本数", least=0
     )
@@ -102,6 +112,8 @@ def run(config: Config) -> Iterator[Event]:
         queue=config.queue,
         watch=config.watch,
         alerts=config.alerts,
+        audit=config.audit,
+        mask=config.mask,
     )
     yield from _on_ray(config, settings) if config.engine == "ray" else _here(config, settings)
     yield ResultEvent("", {})
