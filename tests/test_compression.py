@@ -68,7 +68,7 @@ def trained_like(subject: Subject) -> SimpleNamespace:
     """What the export asks of a run."""
     description = {
         "task": "text_classification", "task_options": {}, "answers": subject.answers.as_json(), "max_length": 32,
-        "head": {"type": "pooled", "outputs": 3, "pooling": "mean"}, "base": {"name": "tiny"}, "format": 1,
+        "head": {"type": "pooled", "outputs": 3, "pooling": "mean"}, "base": {"name": "tiny", "route": "folder", "sha256": ""}, "format": 1,
         "tuning": "full", "tuning_options": {},
     }  # fmt: skip
     return SimpleNamespace(description=description, folder=Path("tiny"))

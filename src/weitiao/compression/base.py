@@ -99,14 +99,12 @@ class Subject:
         Raises:
             WeitiaoError: there are neither texts nor rows.
         """
-        label = self.task.label_key
         made: list[dict[str, Any]] = []
-        for text in self.texts:
-            if len(made) >= most:
-                break
+        for text in spread(self.texts, max(most // 2, most - len(self.rows))):
             with contextlib.suppress(BadRow):  # a lone text is no record of a task on pairs
                 made.append(self.task.example({"text": text}))
-        rows = [{key: value for key, value in row.items() if key != label} for row in self.rows[:most]]
+        label = self.task.label_key
+        rows = [{key: row[key] for key in row if key != label} for row in spread(self.rows, most - len(made))]
         if not made and not rows:
             raise WeitiaoError(
                 say(
@@ -114,9 +112,14 @@ class Subject:
                     "该步骤需要文本：请用 --corpus 指定文本文件",
                 )
             )
-        share = max(most // 2, most - len(rows))
-        made = made[:share]
-        return made + rows[: most - len(made)]
+        return made + rows
+
+
+def spread(items: list[Any], count: int) -> list[Any]:
+    """At most so many of the items, evenly spread over the list."""
+    if len(items) <= count:
+        return items
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 class Compression(ABC):

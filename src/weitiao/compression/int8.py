@@ -13,7 +13,7 @@ import numpy as np
 
 from weitiao.compression._calibrate import Session, best_setting, look
 from weitiao.compression._quantise import Group, Setting, groups, quantised
-from weitiao.compression.base import Compression, Steps, Subject
+from weitiao.compression.base import Compression, Steps, Subject, spread
 from weitiao.core.config import option
 from weitiao.core.events import Event, NoteEvent, ProgressEvent
 from weitiao.core.messages import say
@@ -95,11 +95,6 @@ class Int8(Compression):
             "agreement_here": agreement,
             "texts": len(encoded),
         }
-
-
-def spread(records: list[Any], count: int) -> list[Any]:
-    """At most so many records, evenly spread: those of texts and those of rows are among them."""
-    return [records[row] for row in np.unique(np.linspace(0, len(records) - 1, count).astype(int))]
 
 
 class _Judge:
