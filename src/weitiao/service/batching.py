@@ -147,7 +147,7 @@ class Batcher:
 
     def _chosen(self) -> list[Job]:
         """The job that waits longest, and those of its kind and nearest to its length, taken off the queue."""
-        waiting = []
+        waiting: list[Job] = []
         while self._jobs and len(waiting) < LOOK_AHEAD * self.max_batch:
             job = self._jobs.popleft()
             if job.future.cancelled():

@@ -42,8 +42,7 @@ class Shape(BaseModel):
 class Route:
     """A route as data. ``role``: what the caller needs; empty: open to all, for probes.
 
-    ``style`` is the protocol whose error JSON it speaks: ``openai`` or ``plain``. ``model`` says where the model's
-    name stands, for documentation: ``path``, ``body`` or nowhere.
+    ``style`` is the protocol whose error JSON it speaks: ``openai`` or ``plain``.
     """
 
     method: str
@@ -55,7 +54,6 @@ class Route:
     answer: type[Shape] | None = None
     style: str = "plain"
     body_required: bool = True
-    refuses: tuple[int, ...] = ()
 
 
 @dataclass

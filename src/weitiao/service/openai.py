@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from starlette.responses import Response
@@ -171,7 +171,7 @@ class Writing:
         self.call.tokens += self.read_tokens + self.written_tokens
 
     @property
-    def finish_reason(self) -> str:
+    def finish_reason(self) -> Literal["stop", "length"]:
         """Why the answer ended: at a stop, or at the most tokens allowed."""
         return "length" if self.written_tokens >= self.most else "stop"
 
