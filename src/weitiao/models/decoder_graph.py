@@ -328,7 +328,7 @@ class _Decoder:
         outputs = [value("logits", TensorProto.FLOAT, ["B", "P", self.config["vocab_size"]])]
         for number in range(cache["layers"]):
             for kind in ("key", "value"):
-                shape = ["B", cache["heads"], "C", cache["head_size"]]
+                shape: list[str | int | None] = ["B", cache["heads"], "C", cache["head_size"]]
                 inputs.append(value(f"past_{kind}_{number}", TensorProto.FLOAT, shape))
                 outputs.append(value(f"present_{kind}_{number}", TensorProto.FLOAT, shape))
         graph = helper.make_graph(self.build.nodes, "decoder", inputs, outputs, self.build.initializers)

@@ -123,13 +123,14 @@ def _parse(cursor: _Cursor) -> GgufFile:
         directory.append((name, shape, cursor.one("I"), cursor.one("Q")))
     alignment = metadata.get("general.alignment", 32)
     start = -(-cursor.at // alignment) * alignment
-    found = {name: _tensor(cursor.data, name, *rest, start=start) for name, *rest in directory}
+    found = {
+        name: _tensor(cursor.data, name, shape, kind, start + offset)
+        for name, shape, kind, offset in directory
+    }
     return GgufFile(metadata, found)
 
 
-def _tensor(
-    data: memoryview, name: str, shape: list[int], kind: int, offset: int, start: int
-) -> "np.ndarray":
+def _tensor(data: memoryview, name: str, shape: list[int], kind: int, start: int) -> "np.ndarray":
     if kind not in TYPES:
         raise ValueError(
             f"tensor {name} has type {kind}; known are {', '.join(n for n, *_ in TYPES.values())}"
@@ -138,7 +139,7 @@ def _tensor(
     count = 1
     for size in shape:
         count *= size
-    blocks = data[start + offset : start + offset + count // per_block * block_bytes]
+    blocks = data[start : start + count // per_block * block_bytes]
     if count % per_block or len(blocks) != count // per_block * block_bytes:
         raise ValueError(f"tensor {name} is cut short: the file has {len(data):,} bytes")
     return dequantise(blocks, label).reshape(shape)

@@ -113,7 +113,7 @@ class Decoder:
         parts = pieces(self.template, prompt)
         if not any(special in text for text, is_content in parts if is_content for special in self.specials):
             return self.tokenizer.encode("".join(text for text, _ in parts), add_special_tokens=False).ids
-        ids = []
+        ids: list[int] = []
         for text, is_content in parts:
             reader = self.plain_tokenizer if is_content else self.tokenizer
             ids += reader.encode(text, add_special_tokens=False).ids

@@ -85,7 +85,7 @@ class Sampler:
             token = int(logits_V.argmax())
         else:
             ids, probabilities = candidates(logits_V, self.sampling)
-            place = np.searchsorted(probabilities.cumsum(), self.random.random(), side="right")
+            place = int(np.searchsorted(probabilities.cumsum(), self.random.random(), side="right"))
             token = int(ids[min(place, len(ids) - 1)])
         self.seen.add(token)
         return token
