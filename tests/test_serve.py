@@ -24,7 +24,20 @@ TEXTS = ["good card", "very bad", "物流很快", "a b c d e f g"]
 def serving(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
     """A server on a free port; it is killed in the end if it still runs."""
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-m", "weitiao", "serve", str(folder), "--port", "0", "--threads", "1", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "weitiao",
+        "serve",
+        str(folder),
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--compute",
+        "onnxruntime",
+        *flags,
+    ]
     environment = os.environ | {"PYTHONPATH": str(root / "src")}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -1,7 +1,9 @@
 """The application through its HTTP routes, with tiny bundles: answers, refusals, versions."""
 
+import asyncio
 import base64
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,10 @@ TEXTS = ["good card", "very bad", "物流很快", "", "a" * 300]
 
 
 def client_of(folder: Path, **settings) -> TestClient:
-    return TestClient(make_app(Settings(folder, threads=1, **settings)), base_url="http://127.0.0.1:8000")
+    return TestClient(
+        make_app(Settings(folder, threads=1, engine="onnxruntime", **settings)),
+        base_url="http://127.0.0.1:8000",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def tensor(texts, name="text", **other):
 
 def test_predictions_are_those_of_the_runtime(client, deploy):
     answer = client.post("/predict/reviews", json={"texts": TEXTS}).json()
-    expected = load(deploy / "reviews", threads=1)
+    expected = load(deploy / "reviews", threads=1, engine="onnxruntime")
     assert answer["predictions"] == expected.predict(TEXTS)
     assert answer["version"] == expected.bundle.version
     one = client.post("/predict/reviews", json={"text": TEXTS[0]}).json()
@@ -63,8 +68,8 @@ def test_predictions_are_those_of_the_runtime(client, deploy):
 
 def test_spans_and_pairs(client, deploy):
     spans = client.post("/predict/spans", json={"texts": ["hello you"]}).json()["predictions"]
-    assert spans == load(deploy / "spans", threads=1).predict(["hello you"])
-    pairs = load(deploy / "pairs" / "v10", threads=1)
+    assert spans == load(deploy / "spans", threads=1, engine="onnxruntime").predict(["hello you"])
+    pairs = load(deploy / "pairs" / "v10", threads=1, engine="onnxruntime")
     body = {"texts": [["good", "card"], {"text_a": "a", "text_b": "b"}]}
     answer = client.post("/predict/pairs", json=body).json()
     assert answer["predictions"] == pairs.predict([("good", "card"), ("a", "b")])
@@ -79,7 +84,7 @@ def test_open_inference_protocol(client, deploy):
     assert client.get(f"/v2/models/reviews/versions/{metadata['versions'][0]}/ready").json()["ready"]
     body = {"id": "7", "inputs": [tensor(TEXTS)], "outputs": [{"name": "logits"}, {"name": "label"}]}
     answer = client.post("/v2/models/reviews/infer", json=body).json()
-    expected = load(deploy / "reviews", threads=1)
+    expected = load(deploy / "reviews", threads=1, engine="onnxruntime")
     assert answer["id"] == "7"
     assert [output["name"] for output in answer["outputs"]] == ["logits", "label"]
     logits = np.array(answer["outputs"][0]["data"], np.float32).reshape(answer["outputs"][0]["shape"])
@@ -91,7 +96,7 @@ def test_open_inference_protocol_with_several_inputs_and_as_json(client, deploy)
     body = {"inputs": [tensor(["b"], "text_b"), tensor(["a"], "text_a", shape=[1, 1], data=[["a"]])]}
     outputs = client.post("/v2/models/pairs/infer", json=body).json()["outputs"]
     assert [output["name"] for output in outputs] == ["label", "score", "answer"]
-    expected = load(deploy / "pairs" / "v10", threads=1).predict([("a", "b")])
+    expected = load(deploy / "pairs" / "v10", threads=1, engine="onnxruntime").predict([("a", "b")])
     assert json.loads(outputs[2]["data"][0]) == expected[0]
     spans = client.post("/v2/models/spans/infer", json={"inputs": [tensor(["hello you"])]}).json()["outputs"]
     assert [output["name"] for output in spans] == ["answer"]
@@ -100,7 +105,7 @@ def test_open_inference_protocol_with_several_inputs_and_as_json(client, deploy)
 def test_embeddings_in_numbers_and_base64(client, deploy):
     body = {"model": "reviews", "input": TEXTS[:2]}
     answer = client.post("/v1/embeddings", json=body).json()
-    expected = load(deploy / "reviews", threads=1).embed(TEXTS[:2])
+    expected = load(deploy / "reviews", threads=1, engine="onnxruntime").embed(TEXTS[:2])
     np.testing.assert_allclose([one["embedding"] for one in answer["data"]], expected, atol=1e-6)
     assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 4
     packed = client.post("/v1/embeddings", json=body | {"encoding_format": "base64"}).json()["data"]
@@ -258,6 +263,45 @@ def test_watching_loads_what_is_new_and_only_that(two_versions, tmp_path):
     assert models.get("reviews").folder.name == "v3"
 
 
+def test_a_client_that_leaves_takes_its_text_out_of_the_queue(deploy):
+    app = make_app(Settings(deploy, threads=1, engine="onnxruntime"))
+    held = app.state.service.models.get("reviews")
+    go, computed, compute = threading.Event(), [], held.work.compute
+
+    def gated(kind, items):
+        go.wait(60)
+        computed.extend(record["text"] for record in items)
+        return compute(kind, items)
+
+    held.worker._compute = gated
+
+    async def ask(text: str, leaves: bool) -> list[int]:
+        messages, statuses = [{"type": "http.request", "body": json.dumps({"text": text}).encode()}], []
+        messages += [{"type": "http.disconnect"}] * leaves
+        never = asyncio.Event()
+
+        async def receive():
+            return messages.pop(0) if messages else await never.wait()
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        scope = {"type": "http", "method": "POST", "path": "/predict/reviews", "query_string": b"", "root_path": "",
+                 "headers": [(b"content-type", b"application/json")], "http_version": "1.1"}  # fmt: skip
+        await app(scope, receive, send)
+        return statuses
+
+    async def test():
+        stays = [asyncio.create_task(ask(text, False)) for text in ("first", "second")]
+        await asyncio.wait_for(ask("leaves", True), 30)
+        go.set()
+        return [statuses[0] for statuses in await asyncio.gather(*stays)]
+
+    assert asyncio.run(test()) == [200, 200]
+    app.state.service.models.close()
+    assert sorted(computed) == ["first", "second"]
+
+
 def test_without_keys_a_page_from_elsewhere_is_refused(deploy):
     client = client_of(deploy, local_only=True)
     assert client.get("/v1/models").status_code == 200
@@ -295,7 +339,7 @@ def test_personal_data_is_masked_on_the_way_in_where_asked(deploy):
     answer = (
         client_of(deploy, mask=True).post("/predict/reviews", json={"texts": texts}).json()["predictions"]
     )
-    predict = load(deploy / "reviews", threads=1).predict
+    predict = load(deploy / "reviews", threads=1, engine="onnxruntime").predict
     assert answer == predict([mask(text) for text in texts])
     assert answer[0] != predict(texts)[0]
     assert client_of(deploy).post("/predict/reviews", json={"texts": texts}).json()["predictions"] == predict(

@@ -32,7 +32,9 @@ def service(tmp_path_factory):
     keys = {role: keyfile.add(path, role, (role,)) for role in keyfile.ROLES}
     keys["all"] = keyfile.add(path, "all", keyfile.ROLES)
     keys["tenant"] = keyfile.add(path, "tenant", keyfile.ROLES, tenant="acme", models=("other",))
-    with TestClient(make_app(Settings(folder / "models", keys=path, threads=1))) as client:
+    with TestClient(
+        make_app(Settings(folder / "models", keys=path, threads=1, engine="onnxruntime"))
+    ) as client:
         yield client, keys
 
 

@@ -27,12 +27,14 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def decoder(deploy: Path) -> Any:
-    return load(deploy / "tiny", threads=1)
+    return load(deploy / "tiny", threads=1, engine="onnxruntime")
 
 
 @pytest.fixture(scope="module")
 def client(deploy: Path):
-    with TestClient(make_app(Settings(deploy, threads=1)), base_url="http://127.0.0.1:8000") as client:
+    with TestClient(
+        make_app(Settings(deploy, threads=1, engine="onnxruntime")), base_url="http://127.0.0.1:8000"
+    ) as client:
         yield client
 
 
@@ -129,7 +131,7 @@ def test_refusals(client, path, body, status, code):
 
 
 def test_a_reader_that_leaves_ends_the_writing(deploy):
-    app = make_app(Settings(deploy, threads=1))
+    app = make_app(Settings(deploy, threads=1, engine="onnxruntime"))
     body = json.dumps(GREEDY | {"prompt": "the end", "max_tokens": 1000, "stream": True}).encode()
     version = app.state.service.models.get("tiny")
 

@@ -20,7 +20,7 @@ def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deploy")
     for name, settings_ in MODELS.items():
         make_bundle(folder / name, **settings_)
-    return make_app(Settings(folder, threads=1))
+    return make_app(Settings(folder, threads=1, engine="onnxruntime"))
 
 
 def cases(app, per_operation: int, counted: list[int]) -> None:
