@@ -1,13 +1,11 @@
 """The pretrained models that Weitiao knows by name, and where each can be had."""
 
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
-from weitiao.core.runs import read_json
+from weitiao.core.safe_files import check_model_folder, read_safe_json
 from weitiao.core.sources import Package, Resolved, Source, Tell, cached, resolve
 
 DEFAULT = "multilingual-e5-small"
@@ -154,16 +152,15 @@ def check_folder(folder: Path) -> None:
                 f"{folder} 不是模型目录：其中应有 config.json 和 model.safetensors",
             )
         )
+    check_model_folder(folder)
     _check_config(folder / "config.json")
     _check_shards(folder)
-    for file in tensors:
-        _check_tensors(file)
 
 
 def _check_config(path: Path) -> None:
     """A configuration, where there is one, must be JSON and say what kind of model it is."""
     if path.exists():
-        config = read_json(path)
+        config = read_safe_json(path)
         if not isinstance(config, dict) or not config.get("model_type"):
             raise WeitiaoError(
                 say(
@@ -174,33 +171,17 @@ def _check_config(path: Path) -> None:
 
 
 def _check_shards(folder: Path) -> None:
-    """Every shard that an index names must be there."""
+    """Every shard that an index names must be there, in the folder itself."""
     for index in folder.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        if missing := sorted(shard for shard in shards if not (folder / shard).exists()):
+        content = read_safe_json(index)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        names = set(map(str, shards.values())) if isinstance(shards, dict) else {"weight_map"}
+        if missing := sorted(
+            name for name in names if Path(name).name != name or not (folder / name).is_file()
+        ):
             raise WeitiaoError(
                 say(
-                    f"{folder} is incomplete: {missing[0]} is missing. Fetch or save it again",
-                    f"{folder} 不完整：缺少 {missing[0]}。请重新获取或保存",
+                    f"{folder} is incomplete: {missing[0][:80]} is missing. Fetch or save it again",
+                    f"{folder} 不完整：缺少 {missing[0][:80]}。请重新获取或保存",
                 )
             )
-
-
-def _check_tensors(path: Path) -> None:
-    """Compare a safetensors file's length with its header (u64 length, then JSON with ``data_offsets``)."""
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, size)))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        whole = size == 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise WeitiaoError(
-            say(
-                f"{path} is cut short or damaged ({size:,} bytes). Fetch or save it again",
-                f"{path} 不完整或已损坏（{size:,} 字节）。请重新获取或保存",
-            )
-        )

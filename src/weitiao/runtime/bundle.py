@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import WeitiaoError
+from weitiao.core.home import home
 from weitiao.core.messages import say
 from weitiao.core.runs import sha256, write_json
+from weitiao.core.safe_files import check_onnx
 from weitiao.core.version import __version__
 
 MANIFEST = "bundle.json"
@@ -85,7 +87,8 @@ def open_bundle(folder: str | Path) -> Bundle:
     """Read a bundle's manifest and verify its files.
 
     Raises:
-        WeitiaoError: no bundle, an unknown format, a file that is missing, added or changed, a pickle or a link.
+        WeitiaoError: no bundle, an unknown format, a file that is missing, added or changed, a pickle or a link, a
+            graph that reads other files or needs another library.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
@@ -97,6 +100,7 @@ def open_bundle(folder: str | Path) -> Bundle:
             _verify(folder / name, entry)
     stamps = {name: [entry["sha256"], *_stamp(folder / name)] for name, entry in files.items()}
     if stamps != known:
+        check_onnx(folder / manifest["graph"]["file"])
         _remember(folder, stamps)
     together = json.dumps({name: files[name]["sha256"] for name in sorted(files)})
     return Bundle(folder, manifest, hashlib.sha256(together.encode()).hexdigest()[:12])
@@ -125,7 +129,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if missing := [part for part in PARTS[manifest["kind"]] if part not in manifest]:
             raise ValueError(f"no {missing[0]!r}")
         _check_types(manifest)
-    except (ValueError, OSError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, OSError, RecursionError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise WeitiaoError(
             say(
@@ -147,7 +151,7 @@ def _unknown(path: Path, found: tuple[Any, Any]) -> WeitiaoError:
 
 
 def _check_types(manifest: dict[str, Any]) -> None:
-    """What the rest relies on; raises ValueError, KeyError or TypeError."""
+    """What the rest relies on; raises ValueError, KeyError, TypeError or AttributeError."""
     files, graph = manifest["files"], manifest["graph"]
     for name, entry in files.items():
         if (
@@ -164,6 +168,9 @@ def _check_types(manifest: dict[str, Any]) -> None:
             raise ValueError(f"{needed!r} is not among its files")
     if not isinstance(manifest["name"], str) or not isinstance(manifest["max_length"], int):
         raise ValueError("name or max_length")
+    for part in ("task_options", "answers", "head") if manifest["kind"] == "predictor" else ():
+        if not isinstance(manifest[part], dict):
+            raise ValueError(f"{part} of another kind")
 
 
 def _check_listing(folder: Path, files: dict[str, Any]) -> None:
@@ -213,8 +220,6 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _memory(folder: Path) -> Path:
-    from weitiao.core.sources import home
-
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     return home() / "bundles" / f"{place}.json"
 
