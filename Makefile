@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "Weitiao needs Python 3.11 or newer. Name one: make install PYTHON=python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing into $(VENV): a few minutes the first time ..."
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,track,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,track,serve,openvino,scale,dev]'
 	@touch $@
 
 demo: install  ## Fine-tune on real data in both languages and show the result
