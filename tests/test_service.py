@@ -266,9 +266,10 @@ def test_watching_loads_what_is_new_and_only_that(two_versions, tmp_path):
 def test_a_client_that_leaves_takes_its_text_out_of_the_queue(deploy):
     app = make_app(Settings(deploy, threads=1, engine="onnxruntime"))
     held = app.state.service.models.get("reviews")
-    go, computed, compute = threading.Event(), [], held.work.compute
+    begun, go, computed, compute = threading.Event(), threading.Event(), [], held.work.compute
 
     def gated(kind, items):
+        begun.set()
         go.wait(60)
         computed.extend(record["text"] for record in items)
         return compute(kind, items)
@@ -292,7 +293,9 @@ def test_a_client_that_leaves_takes_its_text_out_of_the_queue(deploy):
         return statuses
 
     async def test():
-        stays = [asyncio.create_task(ask(text, False)) for text in ("first", "second")]
+        stays = [asyncio.create_task(ask("first", False))]
+        await asyncio.to_thread(begun.wait, 30)  # the rest has to queue
+        stays.append(asyncio.create_task(ask("second", False)))
         await asyncio.wait_for(ask("leaves", True), 30)
         go.set()
         return [statuses[0] for statuses in await asyncio.gather(*stays)]

@@ -102,8 +102,10 @@ def make_app(settings: Settings) -> FastAPI:
     service = Service(settings, access, metrics, models, alerts.Watch(rules, metrics), trail)
     app = FastAPI(title="Weitiao", version=__version__, lifespan=_lifespan)
     app.state.service = service
-    for route in ROUTES:
-        app.router.routes.append(Endpoint(route.path, endpoint(service, route), methods=[route.method]))
+    # Before FastAPI's own (/docs): routes are tried in order.
+    app.router.routes[:0] = [
+        Endpoint(route.path, endpoint(service, route), methods=[route.method]) for route in ROUTES
+    ]
     description = openapi(ROUTES)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import uuid
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class Call:
     caller: Any = None
     body: Any = None
     stack: ExitStack = field(default_factory=ExitStack)
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=lambda: f"{random.getrandbits(128):032x}")
     model: str = ""
     version: str = ""
     tokens: int = 0

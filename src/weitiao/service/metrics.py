@@ -231,7 +231,10 @@ class Metrics:
         return route
 
     def _last_minute(self, model: str) -> Recent:
-        return self._recent.setdefault(model, Recent(self._clock))
+        found = self._recent.get(model)
+        if found is None:  # not setdefault, which would make a new one at every call
+            found = self._recent[model] = Recent(self._clock)
+        return found
 
 
 class _Collected:

@@ -1,6 +1,7 @@
 """What happened in the last minute, for the alerts: rates, shares and latencies without a Prometheus server."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -33,7 +34,7 @@ class Recent:
         for name, amount in counts.items():
             self._sums[place, COUNTS.index(name)] += amount
         if seconds is not None:
-            self._seconds[place, np.searchsorted(BUCKETS, seconds)] += 1
+            self._seconds[place, bisect_left(BUCKETS, seconds)] += 1
 
     def totals(self) -> tuple[np.ndarray, np.ndarray]:
         """The last minute's amounts ``[COUNTS]`` and requests by latency ``[buckets + 1]``."""

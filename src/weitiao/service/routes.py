@@ -6,6 +6,9 @@ from weitiao.service import openai_shapes as shapes
 from weitiao.service.calls import Route
 
 ROUTES: tuple[Route, ...] = (
+    # In the order in which they are tried: what is asked most stands first.
+    Route("POST", "/predict/{model}", plain.predict, "predict", "Predict texts",
+          plain.PredictRequest, plain.PredictResponse),
     Route("GET", "/v2/health/live", oip.live, "", "The process answers", answer=oip.Live),
     Route("GET", "/v2/health/ready", oip.ready, "", "Requests are wanted", answer=oip.Ready),
     Route("GET", "/v2", oip.server, "predict", "What this server is", answer=oip.ServerMetadata),
@@ -19,8 +22,6 @@ ROUTES: tuple[Route, ...] = (
                   oip.InferRequest, oip.InferResponse),
         )
     ),
-    Route("POST", "/predict/{model}", plain.predict, "predict", "Predict texts",
-          plain.PredictRequest, plain.PredictResponse),
     Route("GET", "/v1/models", openai.models, "predict", "The served models",
           answer=shapes.ModelsResponse, style="openai"),
     Route("GET", "/v1/models/{model}", openai.model, "predict", "One served model",
