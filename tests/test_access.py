@@ -192,7 +192,9 @@ def test_many_at_once_share_one_argon2_check(path: Path, keys: dict[str, str]) -
     access._verify = lambda hash, token: paid.append(1) or verify(hash, token)  # type: ignore[method-assign]
 
     async def all_at_once() -> list[Caller]:
-        return await asyncio.gather(*(access.check_async(request(keys["acme"]), "predict") for _ in range(8)))
+        return await asyncio.gather(
+            *(access.check_async(request(keys["acme"]), "predict") for _ in range(24))
+        )
 
     assert len({caller.key_id for caller in asyncio.run(all_at_once())}) == 1
     assert len(paid) == 1
@@ -203,6 +205,16 @@ def test_no_file_lets_everybody_in_and_an_empty_one_nobody(tmp_path: Path) -> No
     (tmp_path / "keys.toml").write_text("", encoding="utf-8")
     with pytest.raises(WeitiaoError, match="nobody could call"):
         Access(tmp_path / "keys.toml")
+
+
+def test_keys_that_are_right_do_not_count_as_guesses(path: Path, keys: dict[str, str]) -> None:
+    access = Access(path, Clock())
+    access._verify = lambda hash, token: token in keys.values()  # type: ignore[method-assign]  # spare the time
+    for _ in range(5):
+        for name in ("acme", "other", "ops"):
+            access.check(request(keys[name]), "")
+            access._known.clear()
+    assert refusal(access, token=keys["acme"] + "x")[0] == 401
 
 
 # --- rates and quotas

@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import hmac
 import logging
+import re
 import secrets
 import threading
 import time
@@ -31,6 +32,7 @@ __all__ = ["Access", "Caller", "Refused"]
 LOG = logging.getLogger("weitiao.service.access")
 RELOAD_SECONDS = 1.0
 MOST_CACHED = 4096
+MODEL_LABEL = re.compile(r'[{,]model="((?:[^"\\]|\\.)+)"')
 WRONG_PER_MINUTE, WRONG_BURST = 10, 10  # argon2 checks that a client may cost by keys that are not known yet
 
 
@@ -48,6 +50,15 @@ class Caller:
     def sees(self, model: str) -> bool:
         """Whether a model exists, as far as this caller may know."""
         return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def visible(self, metrics: str) -> str:
+        """Metrics without the lines that speak of models which do not exist for this caller."""
+        if "*" in self.models:
+            return metrics
+        lines = metrics.splitlines(keepends=True)
+        return "".join(
+            line for line in lines if not (label := MODEL_LABEL.search(line)) or self.sees(label[1])
+        )
 
 
 class Access:
@@ -137,11 +148,13 @@ class Access:
         remembered = self._remembered(digest)
         if remembered is None:
             host = getattr(request.client, "host", "") or "unknown"
-            self._attempts.take(host, WRONG_PER_MINUTE, burst=WRONG_BURST)
             with self._slow:  # one at a time: a flood of wrong keys costs one core and 19 MiB, no more
                 remembered = self._remembered(digest)
                 if remembered is None:
+                    self._attempts.take(host, WRONG_PER_MINUTE, burst=WRONG_BURST)
                     remembered = self._verify(key.hash, token)
+                    if remembered:
+                        self._attempts.give_back(host)
                     with self._lock:
                         self._known[digest] = remembered
                         if len(self._known) > MOST_CACHED:

@@ -83,6 +83,12 @@ class Limits:
             if per_day:
                 self._counts[name] = self._counts.get(name, 0) + 1
 
+    def give_back(self, name: str) -> None:
+        """Undo the last ``take`` of a rate: what it was for turned out not to count."""
+        with self._lock:
+            if bucket := self._buckets.get(name):
+                bucket.filled = min(bucket.burst, bucket.filled + 1)
+
     def _bucket(self, name: str, per_minute: float, burst: float) -> Bucket:
         bucket = self._buckets.pop(name, None)
         burst = burst or max(1.0, per_minute / 10)

@@ -97,10 +97,10 @@ async def predict(call: Call) -> Shape:
 
 
 async def metrics(call: Call) -> Response:
-    """Metrics in Prometheus' text format."""
+    """Metrics in Prometheus' text format; of the caller's own models, where its key has a tenant."""
     from weitiao.service.metrics import CONTENT_TYPE
 
-    return Response(call.service.metrics.render(), media_type=CONTENT_TYPE)
+    return Response(call.caller.visible(call.service.metrics.render()), media_type=CONTENT_TYPE)
 
 
 async def models(call: Call) -> Shape:
