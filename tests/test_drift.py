@@ -79,8 +79,7 @@ def feed(drift, texts, answers, tokenizer, embeddings=None):
 @pytest.fixture(scope="module")
 def described(questions, tokenizer, embed):
     train, _ = questions
-    facts = measured(train, tokenizer)
-    return reference.summarise(train, facts, answers_for(train, 0), embeddings=embed(train[:300]))
+    return reference.describe(train, answers_for(train, 0), tokenizer, embeddings=embed(train[:300]))
 
 
 def test_new_texts_of_the_same_kind_are_no_drift(described, questions, tokenizer, embed):

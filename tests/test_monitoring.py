@@ -35,7 +35,7 @@ def folder(tmp_path):
     """A bundle that knows its training texts: 1 to 10 words."""
     made = make_bundle(tmp_path / "models" / "reviews")
     predictor = load(made)
-    described = reference.describe(
+    described = reference.describe_table(
         predictor, [{"text": text, "row_number": 0} for text in texts(1000, 11, 0)]
     )
     predictor.close()

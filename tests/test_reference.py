@@ -109,15 +109,19 @@ def records(count, seed=0):
 
 
 def test_a_table_is_described_by_its_bundle(predictor):
-    found = reference.describe(predictor, records(700), rows=300, embedded=50)
+    found = reference.describe_table(predictor, records(700), rows=300, embedded=50)
     assert found["texts"] == sum(found["confidence"]["counts"]) == sum(found["tokens"]["counts"]) == 300
     assert set(found["classes"]) == {"a", "b"} and set(found["decisions"]) <= {"good", "bad"}
     assert found["embedding"]["texts"] == 50 and found["embedding"]["dimension"] == 16
-    assert found == reference.describe(predictor, records(700), rows=300, embedded=50)
-    without = reference.describe(predictor, [{"text": "a card", "row_number": 1}])
+    assert found == reference.describe_table(predictor, records(700), rows=300, embedded=50)
+    without = reference.describe_table(predictor, [{"text": "a card", "row_number": 1}])
     assert without["classes"] == {} and without["tokens"]["counts"] == [1, 0]
-    with pytest.raises(WeitiaoError, match="no text"):
-        reference.describe(predictor, [])
+    for nothing in (
+        lambda: reference.describe_table(predictor, []),
+        lambda: reference.describe([], [], None),
+    ):
+        with pytest.raises(WeitiaoError, match="no text"):
+            nothing()
 
 
 def test_the_service_measures_as_the_description_did(predictor):
@@ -126,7 +130,7 @@ def test_the_service_measures_as_the_description_did(predictor):
         {**record, "text": f"{record['text']} \u2603" * (1 + 3 * (i % 9 == 0))}
         for i, record in enumerate(records(400))
     ]
-    drift = Drift(reference.describe(predictor, table, embedded=400))
+    drift = Drift(reference.describe_table(predictor, table, embedded=400))
 
     class Seen:
         """Takes what the service's work tells the metrics."""
@@ -157,10 +161,11 @@ def test_the_service_measures_as_the_description_did(predictor):
 def test_a_description_is_small_plain_and_without_texts():
     random = np.random.default_rng(0)
     texts = [f"the card number {i} 物流" * (1 + i % 9) for i in range(300)]
-    facts = [(len(text) // 2, float(random.random()) / 9) for text in texts]
     embeddings = random.standard_normal((300, 384)).astype(np.float32)
     answers = [{"label": str(i % 70), "score": float(random.random())} for i in range(300)]
-    found = reference.summarise(texts, facts, answers, [answer["label"] for answer in answers], embeddings)
+    found = reference.describe(
+        texts, answers, tiny_tokenizer(), labels=[a["label"] for a in answers], embeddings=embeddings
+    )
     written = json.dumps(found, ensure_ascii=False)
     assert json.loads(written) == found
     assert len(written) < 12_000

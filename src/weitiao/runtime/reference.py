@@ -15,6 +15,7 @@ import numpy as np
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.data.encode import Encoded, Ragged
 
 VERSION = 1
 FINEST = (
@@ -29,7 +30,7 @@ OTHER = "other"
 MOST_ROWS, MOST_EMBEDDED = 2000, 500
 
 
-def describe(
+def describe_table(
     predictor: Any, records: Any, *, rows: int = MOST_ROWS, embedded: int = MOST_EMBEDDED, seed: int = 0
 ) -> dict[str, Any]:
     """The statistics of a training table as its bundle sees it, as plain values for ``reference.json``.
@@ -43,41 +44,54 @@ def describe(
     Raises:
         WeitiaoError: there is no record.
     """
-    if not len(records):
-        raise WeitiaoError(say("no text to describe the training data by", "没有可用于描述训练数据的文本"))
     task = predictor.task
     chosen = np.sort(np.random.RandomState(seed).permutation(len(records))[:rows]).tolist()
     part = [records[i] for i in chosen] if isinstance(records, list) else records.select(chosen).to_list()
+    if not part:
+        raise _no_text()
     encoded = predictor.encode(part)
     columns = {key: [record[key] for record in part] for key in part[0]}
     answers = task.answers(predictor.run(encoded), encoded, columns, predictor.answers)
     texts = [task.shown(record) for record in part]
     embeddings = None
     if embedded and predictor.bundle.manifest["graph"].get("embedding"):
-        embeddings = predictor.embed(
-            [texts[i] for i in np.random.RandomState(seed).permutation(len(texts))[:embedded]]
-        )
-    labels = columns.get(task.label_key, [])
-    return summarise(texts, measure(encoded, predictor.tokenizer), answers, labels, embeddings, seed)
+        sample = np.random.RandomState(seed).permutation(len(texts))[:embedded]
+        embeddings = predictor.embed([texts[i] for i in sample])
+    labels = columns.get(task.label_key, ())
+    return describe(
+        texts, answers, predictor.tokenizer, labels=labels, embeddings=embeddings, encoded=encoded, seed=seed
+    )
 
 
-def summarise(
+def describe(
     texts: Sequence[str],
-    facts: Sequence[tuple[int, float]],
     answers: Sequence[Any],
+    tokenizer: Any,
+    *,
     labels: Iterable[Any] = (),
     embeddings: np.ndarray | None = None,
+    encoded: Encoded | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The statistics of some texts.
 
     Args:
         texts: as a person would show them.
-        facts: ``measure``'s, for each.
         answers: what the model predicts for them, in the shapes of ``Predictor.predict``.
+        tokenizer: a ``tokenizers.Tokenizer``.
         labels: the table's own labels (a list of them where a text has several).
         embeddings: float ``[M, D]``, unit vectors of some of the texts.
+        encoded: the texts as the model reads them, which the service will count: needed where that is more than a
+            text's own tokens, as with pairs or where texts are cut.
+
+    Raises:
+        WeitiaoError: there is no text.
     """
+    if not len(texts):
+        raise _no_text()
+    if encoded is None:
+        encoded = Encoded(Ragged.of(encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))))
+    facts = measure(encoded, tokenizer)
     decisions = [decision(answer) for answer in answers]
     scores = [score for _, score in decisions if score is not None]
     found: dict[str, Any] = {
@@ -96,7 +110,7 @@ def summarise(
     return found
 
 
-def measure(encoded: Any, tokenizer: Any) -> list[tuple[int, float]]:
+def measure(encoded: Encoded, tokenizer: Any) -> list[tuple[int, float]]:
     """``(tokens, share of unknown pieces)`` of each example as the model reads it: special tokens too, cut as it is cut."""
     unknown, ids, size = unknown_id(tokenizer), encoded.ids, encoded.per_example
     bounds = ids.offsets[::size]
@@ -199,6 +213,10 @@ def directions(dimension: int, seed: int) -> np.ndarray:
     """
     drawn = np.random.RandomState(seed).standard_normal((dimension, DIRECTIONS))
     return (drawn / np.linalg.norm(drawn, axis=0)).astype(np.float32)
+
+
+def _no_text() -> WeitiaoError:
+    return WeitiaoError(say("no text to describe the training data by", "没有可用于描述训练数据的文本"))
 
 
 def _short(values: np.ndarray) -> list[float]:
