@@ -14,7 +14,7 @@ from benchmarks import privacy_texts
 from benchmarks.privacy import COUNT, SEED, score
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.privacy import TAGS, Masking, Span, find, mask, mask_value
-from weitiao.core.privacy.logs import MaskFilter, guard_logs
+from weitiao.core.privacy.logs import MaskFilter, guard_logs, mask_line
 
 
 def kinds(text: str) -> list[tuple[str, str]]:
@@ -125,6 +125,7 @@ def test_any_text_gives_spans_in_order_without_overlaps(text: str) -> None:
 def test_no_text_takes_quadratic_time(piece: str) -> None:
     """200,000 characters: a pattern that goes back and forth would take hours."""
     mask(piece * (200_000 // len(piece)))
+    mask_line(piece * (200_000 // len(piece)) + "%zz\\uzz")
 
 
 def test_values_of_json_are_masked_wherever_they_stand() -> None:
@@ -236,6 +237,21 @@ def test_the_access_log_keeps_its_shape_and_loses_the_query() -> None:
     record = logging.LogRecord("uvicorn.access", 20, "", 1, '%s - "%s %s HTTP/%s" %d', line, None)
     assert MaskFilter().filter(record)
     assert record.getMessage() == '10.0.0.1:1 - "POST /predict/a <MOBILE:11> HTTP/1.1" 200'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GET http://a/predict/138%201234%205678?x=1 200",
+        "POST /?q=138+1234+5678%21",
+        'said {"text": "\\u5f20\\u4e09 138\\uff11\\uff12\\uff13\\uff145678"}',
+        "a %E4%BA%AC%41%2DF12345 b",
+    ],
+)
+def test_other_encodings_hide_nothing_from_the_logs(line: str) -> None:
+    hidden = mask_line(line)
+    assert "5678" not in hidden and "F12345" not in hidden
+    assert mask_line("100%25 of \\u5f20 is left %s 50% %zz") == "100%25 of \\u5f20 is left %s 50% %zz"
 
 
 def test_arguments_that_do_not_fit_lose_no_record() -> None:
