@@ -311,6 +311,7 @@ def test_without_keys_a_page_from_elsewhere_is_refused(deploy):
     assert client.get("/v1/models", headers={"origin": "http://localhost:8000"}).status_code == 200
     assert client.get("/v1/models", headers={"origin": "https://evil.example"}).status_code == 403
     assert client.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
+    assert client.get("/v1/models", headers={"origin": "http://[half"}).status_code == 403
 
 
 def test_metrics_count_requests_and_decisions(deploy):

@@ -143,10 +143,14 @@ def _check_origin(call: Call) -> None:
     if not call.service.settings.local_only:
         return
     headers = call.request.headers
-    origin = headers.get("origin")
-    names = [urlsplit(f"//{headers.get('host', '')}").hostname]
-    if origin is not None:
-        names.append(urlsplit(origin).hostname)
-    if not all(name in LOCAL_NAMES for name in names):
+    addresses = [f"//{headers.get('host', '')}", *headers.getlist("origin")]
+    if not all(_host(address) in LOCAL_NAMES for address in addresses):
         message = say("without --keys only this machine is answered", "未设置 --keys 时只响应本机请求")
         raise Refused(403, "not_local", message)
+
+
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:  # half a bracket
+        return ""
