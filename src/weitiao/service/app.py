@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route as Endpoint
+from starlette.routing import Route
 
 from weitiao.core.messages import say
 from weitiao.core.privacy.logs import guard_logs
@@ -22,7 +22,7 @@ from weitiao.service import alerts
 from weitiao.service.access import Access
 from weitiao.service.batching import Batcher
 from weitiao.service.documentation import openapi
-from weitiao.service.endpoints import endpoint
+from weitiao.service.endpoints import Endpoint
 from weitiao.service.errors import refusal
 from weitiao.service.limits import BodyLimit, Refused
 from weitiao.service.metrics import Metrics
@@ -103,9 +103,7 @@ def make_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Weitiao", version=__version__, lifespan=_lifespan)
     app.state.service = service
     # Before FastAPI's own (/docs): routes are tried in order.
-    app.router.routes[:0] = [
-        Endpoint(route.path, endpoint(service, route), methods=[route.method]) for route in ROUTES
-    ]
+    app.router.routes[:0] = [Route(one.path, Endpoint(service, one), methods=[one.method]) for one in ROUTES]
     description = openapi(ROUTES)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)

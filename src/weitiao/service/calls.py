@@ -130,7 +130,7 @@ class EventStream(Response):
 
     Args:
         source: the events' data, one line of text each.
-        call: its stack is closed in the end.
+        call: whose client reads them.
     """
 
     media_type = "text/event-stream"
@@ -139,17 +139,11 @@ class EventStream(Response):
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.source, self.call = source, call
-        self.finished: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the source ends or the client leaves."""
-        try:
-            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            await send(start)
-            await first(self.call.gone(), self._send_all(send))
-        finally:
-            self.call.stack.close()  # first: it counts the tokens
-            self.finished()
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await first(self.call.gone(), self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         try:

@@ -3,17 +3,17 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
-from weitiao.service.calls import Call, Disconnected, EventStream, Route
+from weitiao.service.calls import Call, Disconnected, Route
 from weitiao.service.errors import JSON, bad_request, refusal
 from weitiao.service.limits import Refused
 from weitiao.service.trail import KEPT_ROLES, NOT_KEPT
@@ -27,35 +27,34 @@ GONE = 499  # never sent: for the metrics only
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
-def endpoint(service: "Service", route: Route) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint of one route."""
+class Endpoint:
+    """One route as an ASGI application: Starlette calls those without wrapping them once more."""
 
-    async def answer(request: Request) -> Response:
-        call, started = Call(service, request, route), time.perf_counter()
+    def __init__(self, service: "Service", route: Route) -> None:
+        self.service, self.route = service, route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        call, started = Call(self.service, Request(scope, receive, send), self.route), time.perf_counter()
         response = await _answered(call)
+        headers = [(b"x-request-id", call.id.encode()), (b"x-content-type-options", b"nosniff")]
         if call.version:
-            response.headers["X-Model-Version"] = call.version
-        response.headers["X-Request-Id"] = call.id
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        if service.draining:
-            response.headers["Connection"] = "close"
-
-        def finished() -> None:
-            seconds = time.perf_counter() - started
-            service.metrics.observe_request(
-                route.path, call.model, response.status_code, seconds, call.tokens
-            )
-            if route.role in KEPT_ROLES and response.status_code not in NOT_KEPT:
-                service.trail.put(_event(call, response.status_code))
-
-        if isinstance(response, EventStream):
-            response.finished = finished
-        else:
+            headers.append((b"x-model-version", call.version.encode()))
+        if self.service.draining:
+            headers.append((b"connection", b"close"))
+        response.raw_headers += headers
+        try:
+            await response(scope, receive, send)
+        finally:
             call.stack.close()  # first: it counts the tokens of an answer that was given up
-            finished()
-        return response
+            self._count(call, response.status_code, time.perf_counter() - started)
 
-    return answer
+    def _count(self, call: Call, status: int, seconds: float) -> None:
+        """Tell the metrics and the audit log."""
+        path = self.route.path
+        self.service.metrics.observe_request(path, call.model, status, seconds, call.tokens)
+        if self.route.role in KEPT_ROLES and status not in NOT_KEPT:
+            self.service.trail.put(_event(call, status))
 
 
 async def _answered(call: Call) -> Response:
