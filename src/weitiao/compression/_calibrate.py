@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from weitiao.compression._quantise import Group, Setting, per_column, to_uint8
 from weitiao.data.encode import Encoded
+from weitiao.engines.base import cores
 from weitiao.runtime.batches import batches
 
 KEPT_ROWS = 384  # tokens a settings' error is estimated on
@@ -30,12 +31,12 @@ class Seen:
 class Session:
     """A model in onnxruntime, fed with encoded texts. ``padding`` fills up the shorter ones of a batch."""
 
-    def __init__(self, model: Any, padding: int, threads: int = 0) -> None:
+    def __init__(self, model: Any, padding: int) -> None:
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
-        settings.intra_op_num_threads = threads
+        settings.intra_op_num_threads = cores()
         settings.inter_op_num_threads = 1
         self.session = ort.InferenceSession(
             model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
