@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,16 @@ def test_settings_out_of_range_are_refused_at_the_call(decoder):
         decoder.stream("the", temperature=-1)
     with pytest.raises(WeitiaoError, match="openvino"):
         Decoder(decoder.bundle, engine="openvino")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("cache", {"layers": 2, "heads": 2}), ("cache", None), ("cache", {"layers": 3, "heads": 2, "head_size": 16}),
+    ("vocabulary_size", "many"), ("eos_token_ids", 7),
+])  # fmt: skip
+def test_a_manifest_that_does_not_fit_is_one_clear_error(decoder, key, value):
+    bundle = decoder.bundle
+    with pytest.raises(WeitiaoError, match="no language model that can be read"):
+        Decoder(replace(bundle, manifest=bundle.manifest | {key: value}))
 
 
 def test_messages_become_what_the_models_own_template_makes(decoder, llama):

@@ -13,6 +13,7 @@ import numpy as np
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.data.encode import load_tokenizer
 from weitiao.engines.onnxruntime import OnnxRuntime
 from weitiao.runtime.bundle import Bundle
 from weitiao.runtime.chat import pieces
@@ -34,8 +35,6 @@ class Decoder:
     def __init__(
         self, bundle: Bundle, *, engine: str = "auto", precision: str = "auto", threads: int = 0
     ) -> None:
-        from tokenizers import Tokenizer
-
         if engine not in ("auto", "onnxruntime") or precision not in ("auto", "fp32"):
             raise WeitiaoError(
                 say(
@@ -45,17 +44,27 @@ class Decoder:
                     "请用 --bits 4、8、16 或 32 导出",
                 )
             )
-        manifest = bundle.manifest
         self.bundle = bundle
-        self.max_length: int = manifest["max_length"]
-        self.ends = frozenset(manifest["eos_token_ids"])
-        self.template: dict[str, Any] | None = manifest["chat_template"]
-        self.cache: dict[str, int] = manifest["cache"]
-        self.vocabulary_size: int = manifest["vocabulary_size"]
-        self.tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
+        try:
+            self._read(bundle.manifest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(bundle, f"{type(error).__name__}: {error}") from None
+        self.tokenizer = load_tokenizer(bundle.folder)
         added = self.tokenizer.get_added_tokens_decoder().values()
         self.specials = [token.content for token in added if token.special]
         self.engine = OnnxRuntime(Path(bundle.graph), threads=threads)
+        wanted = {
+            f"past_{kind}_{number}" for kind in ("key", "value") for number in range(self.cache["layers"])
+        }
+        if missing := sorted(wanted - {value.name for value in self.engine.session.get_inputs()}):
+            raise _damaged(bundle, f"{bundle.graph.name}: no {missing[0]}")
+
+    def _read(self, manifest: dict[str, Any]) -> None:
+        self.max_length = int(manifest["max_length"])
+        self.ends = frozenset(map(int, manifest["eos_token_ids"]))
+        self.template: dict[str, Any] | None = manifest["chat_template"]
+        self.cache = {key: int(manifest["cache"][key]) for key in ("layers", "heads", "head_size")}
+        self.vocabulary_size = int(manifest["vocabulary_size"])
 
     def stream(
         self,
@@ -161,6 +170,15 @@ class Decoder:
             scores_V = state.step(token)
         if rest := stops.push(text.flush()) + stops.flush():
             yield rest
+
+
+def _damaged(bundle: Bundle, reason: str) -> WeitiaoError:
+    return WeitiaoError(
+        say(
+            f"{bundle.folder} holds no language model that can be read ({reason[:120]}). Export or copy it again",
+            f"{bundle.folder} 中没有可读取的语言模型（{reason[:120]}）。请重新导出或复制",
+        )
+    )
 
 
 class _State:
