@@ -55,6 +55,7 @@ GOOD: dict[str, Make] = {
     "tar.gz": lambda path: tarred(path, FILES),
     "tar": lambda path: tarred(path, FILES, "w:"),
     "GNU tar": lambda path: tarred_as(path, tarfile.GNU_FORMAT),
+    "tar of .": lambda path: tarred(path, {f"./{name}": content for name, content in FILES.items()}),
     "POSIX tar": lambda path: tarred_as(path, tarfile.PAX_FORMAT),
 }
 
@@ -177,6 +178,7 @@ def damaged_zip(path: Path) -> None:
 
 
 BAD: dict[str, Make] = {
+    "tar: up after ./": lambda path: tarred(path, {"./../up": b""}),
     **{f"zip: {name!r}": lambda path, name=name: zipped(path, {"ok": b"", name: b"x"}) for name in BAD_NAMES[:7] + BAD_NAMES[10:18]},
     **{f"tar: {name!r}": lambda path, name=name: tarred(path, {"ok": b"", name: b"x"}) for name in BAD_NAMES[:4] + BAD_NAMES[8:12]},
     "zip: a link": lambda path: zipped(path, {"a": b"/etc/passwd"}, mode=0o120777),

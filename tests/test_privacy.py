@@ -1,5 +1,6 @@
 """Personal data: found where it is, left alone where it only looks like it, and in no log."""
 
+import importlib.util
 import io
 import json
 import logging
@@ -148,8 +149,33 @@ def test_presidio_is_optional_and_further_finders_give_way() -> None:
 
     assert Masking(presidio="off").mask("Jane 13812345678") == "Jane <MOBILE:11>"
     assert Masking(finders=(names,)).mask("Jane 13812345678") == "<PERSON:4> <MOBILE:11>"
-    with pytest.raises(WeitiaoError, match="pip install presidio-analyzer"):
-        Masking(presidio="on")
+    if importlib.util.find_spec("presidio_analyzer") is None:
+        with pytest.raises(WeitiaoError, match="pip install presidio-analyzer"):
+            Masking(presidio="on")
+
+
+def test_presidio_s_finds_join_ours_where_it_is_installed() -> None:
+    pytest.importorskip("presidio_analyzer")
+    import spacy
+    from presidio_analyzer import AnalyzerEngine
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+
+    from weitiao.core.privacy.presidio import Presidio
+
+    class Blank(SpacyNlpEngine):
+        """spaCy without a trained model: Presidio's patterns work all the same."""
+
+        def load(self) -> None:
+            self.nlp = {"en": spacy.blank("en")}
+
+    engine = Blank(models=[{"lang_code": "en", "model_name": "blank"}])
+    engine.load()
+    presidio = Presidio(AnalyzerEngine(nlp_engine=engine, supported_languages=["en"]), least_score=0.4)
+    text = "ip 10.20.30.40, card 4111 1111 1111 1111, tel 13812345678"
+    assert (
+        Masking(finders=(presidio.find,)).mask(text)
+        == "ip <IP_ADDRESS:11>, card <BANK_CARD:19>, tel <MOBILE:11>"
+    )
 
 
 # --- logs

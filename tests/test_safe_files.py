@@ -4,9 +4,11 @@ import json
 import os
 import pickle
 import random
+import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -513,6 +515,41 @@ def test_a_hostile_bundle_is_one_clear_line(
 
 def test_the_bundle_itself_is_good(tmp_path: Path) -> None:
     assert open_bundle(make_bundle(tmp_path / "bundle")).name == "bundle"
+
+
+@pytest.mark.parametrize("format, top", [("zip", ""), ("gztar", "reviews"), ("tar", "")])
+def test_an_archive_of_a_bundle_predicts_as_the_bundle_does(
+    tmp_path: Path, format: str, top: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEITIAO_HOME", str(tmp_path / "home"))
+    folder = make_bundle(tmp_path / "deploy" / "reviews")
+    root = folder.parent if top else folder
+    archive = shutil.make_archive(str(tmp_path / "packed"), format, root, top or None)
+    answers = []
+    for source in (folder, archive, archive):
+        assert main(["predict", str(source), "good"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] == answers[2] and "label" in answers[0]
+    assert len(list((tmp_path / "home" / "archives").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["a pickle in it", "a way out", "no bundle", "no archive"])
+def test_a_hostile_archive_of_a_bundle_is_one_clear_line(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEITIAO_HOME", str(tmp_path / "home"))
+    folder = make_bundle(tmp_path / "bundle")
+    if name == "a pickle in it":
+        resealed("model.bin", bomb)(folder)
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
+    with zipfile.ZipFile(archive, "w" if name == "no bundle" else "a") as opened:
+        opened.writestr("../out.txt" if name == "a way out" else "extra.txt", "x")
+    if name == "no archive":
+        archive.write_bytes(b"x" * 1000)
+    assert main(["predict", str(archive), "good"]) == 2
+    heard = capsys.readouterr().err
+    assert heard.startswith("weitiao: ") and heard.count("\n") == 1
+    assert not (tmp_path / "ran").exists() and not list(tmp_path.rglob("out.txt"))
 
 
 def test_the_pickles_in_these_tests_would_do_harm(tmp_path: Path) -> None:

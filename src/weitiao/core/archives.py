@@ -23,6 +23,7 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_folder
 
+START = 262  # bytes that tell the format
 BLOCK = 1 << 16
 LONGEST_READ = 1 << 20  # one read inside tarfile: a longer one would be a header that claims gigabytes
 RESERVED = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
@@ -70,19 +71,36 @@ def unpack(archive: str | Path, folder: str | Path, limits: Limits | None = None
     return folder
 
 
+def is_archive(path: str | Path) -> bool:
+    """Whether a file begins like a zip, tar or tar.gz."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return _format(file.read(START)) != ""
+
+
+def _format(start: bytes) -> str:
+    if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "zip"
+    if start[:2] == b"\x1f\x8b":
+        return "tar.gz"
+    return "tar" if start[257:262] == b"ustar" else ""
+
+
 @contextmanager
 def _entries(archive: Path, limits: Limits) -> Iterator[Iterator[_Entry]]:
     """What an archive holds, by the first bytes of the file and not by its name."""
     with open(archive, "rb") as file:
-        start = file.read(262)
+        kind = _format(file.read(START))
         file.seek(0)
-        if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        if kind == "zip":
             with zipfile.ZipFile(file) as opened:
                 yield _from_zip(opened, limits)
-        elif start[:2] == b"\x1f\x8b":
+        elif kind == "tar.gz":
             with gzip.GzipFile(fileobj=file) as inner:
                 yield from _from_tar(inner, archive.stat().st_size, limits)
-        elif start[257:262] == b"ustar":
+        elif kind == "tar":
             yield from _from_tar(file, archive.stat().st_size, limits)
         else:
             raise ValueError(say("it is no zip, tar or tar.gz", "不是 zip、tar 或 tar.gz"))
@@ -170,7 +188,9 @@ def _write(entries: Iterator[_Entry], folder: Path, packed: int, limits: Limits)
     total, seen = 0, dict[str, bool]()
     room = min(limits.total_bytes, shutil.disk_usage(folder).free)
     for entry in entries:
-        parts = safe_parts(entry.name, limits.depth)
+        if entry.is_folder and entry.name in (".", "./"):
+            continue  # `tar -cf archive.tar .` begins with the folder itself, and every name with ./
+        parts = safe_parts(entry.name.removeprefix("./"), limits.depth)
         _claim(parts, entry.is_folder, seen)
         if len(seen) > limits.files:
             raise _too_many(limits)

@@ -23,7 +23,6 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.core.home import home
 from weitiao.core.messages import say
 from weitiao.core.runs import sha256, write_json
-from weitiao.core.safe_files import check_onnx
 from weitiao.core.version import __version__
 
 MANIFEST = "bundle.json"
@@ -63,7 +62,11 @@ class Bundle:
 
 
 def is_bundle(folder: str | Path) -> bool:
-    """Whether a folder has a bundle's manifest."""
+    """Whether a folder has a bundle's manifest, or a file is an archive, which may hold one."""
+    if Path(folder).is_file():
+        from weitiao.core.archives import is_archive
+
+        return is_archive(folder)
     return (Path(folder) / MANIFEST).is_file()
 
 
@@ -84,13 +87,13 @@ def seal(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def open_bundle(folder: str | Path) -> Bundle:
-    """Read a bundle's manifest and verify its files.
+    """Read a bundle's manifest and verify its files. An archive is unpacked into the cache first, once.
 
     Raises:
         WeitiaoError: no bundle, an unknown format, a file that is missing, added or changed, a pickle or a link, a
             graph that reads other files or needs another library.
     """
-    folder = Path(folder)
+    folder = _unpacked(Path(folder)) if Path(folder).is_file() else Path(folder)
     manifest = _read_manifest(folder)
     files: dict[str, Any] = manifest["files"]
     _check_listing(folder, files)
@@ -100,10 +103,24 @@ def open_bundle(folder: str | Path) -> Bundle:
             _verify(folder / name, entry)
     stamps = {name: [entry["sha256"], *_stamp(folder / name)] for name, entry in files.items()}
     if stamps != known:
+        from weitiao.core.safe_files import check_onnx  # a cold start pays for each import
+
         check_onnx(folder / manifest["graph"]["file"])
         _remember(folder, stamps)
     together = json.dumps({name: files[name]["sha256"] for name in sorted(files)})
     return Bundle(folder, manifest, hashlib.sha256(together.encode()).hexdigest()[:12])
+
+
+def _unpacked(archive: Path) -> Path:
+    """The folder of an archive's content, which may be a folder alone at its top."""
+    from weitiao.core.archives import unpack
+    from weitiao.core.sources import home
+
+    folder = home() / "archives" / sha256(archive)[:16]
+    if not folder.is_dir():
+        unpack(archive, folder)
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
