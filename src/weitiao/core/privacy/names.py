@@ -59,7 +59,8 @@ SURELY_FOLLOWS = re.compile(
 NO_NAMES = re.compile(
     r"高[中级铁三一二]|程序|黄金|金[卡牌额融]|常[客见规]|明[天明年]|路[人过]|公[司民务共]|经[理常过销济]|国[内外家人]|有[人点些的]|时[间]|"
     r"全[部国家]|白[领天]|能[不]|通[过知]|平[台时]|广[东西州告]|东[北]|海[外南]|文[件员]|利[息]|解[决]|应[该届]|安[全卓]|"
-    r"方[便法]|单[位身亲]|管[理]|计[划算]|商[家户]|法[人律定]|师[傅]|别[人的]|从[事来]|相[关]|关[于注]|后[来面]|言[论]|年[轻]|和[你他她]"
+    r"方[便法]|单[位身亲]|管[理]|计[划算]|商[家户]|法[人律定]|师[傅]|别[人的]|从[事来]|相[关]|关[于注]|后[来面查]|"
+    r"通[话信]|薄[看里就中上]|查[询找看]|项[目]|越来|平板|华为|水军|强迫|白[买送花]|颜值|路易|幸福|时[很候速有就]|言[论]|年[轻]|和[你他她]"
 )
 
 
@@ -76,6 +77,10 @@ def name_spans(text: str) -> Iterator[Span]:
         if end == start or NO_NAMES.match(text, start):
             continue
         ends_here = end == run.end()
+        if text[end - 1] in "的了吗呢着们时里吧" or (
+            label["weak"] and text[end - 1] in "粉迷控人员军症党族客者"
+        ):
+            continue
         weak = label["weak"] and not any(mark in label["colon"] for mark in ":=")
         if not weak or ends_here or SURELY_FOLLOWS.match(text, end):
             yield Span("name", start, end)
