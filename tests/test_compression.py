@@ -78,10 +78,7 @@ def apply(subject: Subject, name: str, **settings):
     """Take a step; returns its facts."""
     step = make("compression", name, **{**SETTINGS.get(name, {}), **settings})
     if step.on == "graph" and subject.graph is None:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as scratch:
-            subject.graph = Compressed.of(subject, trained_like(subject)).graph(Path(scratch))
+        subject.graph = Compressed.of(subject, trained_like(subject)).graph()
     steps = step.apply(subject)
     while True:
         try:

@@ -101,7 +101,7 @@ class Compressing:
         for number, (name, settings) in enumerate(steps):
             step: Compression = make_member("compression", name, settings)
             if step.on == "graph" and subject.graph is None:
-                subject.graph = Compressed.of(subject, self.trained).graph(self.scratch)
+                subject.graph = Compressed.of(subject, self.trained).graph()
             yield NoteEvent(say(f"step {number + 1}: {name}", f"第 {number + 1} 步：{name}"))
             facts = yield from step.apply(subject)
             compressed = Compressed.of(subject, self.trained)
@@ -198,10 +198,10 @@ def _in_order(steps: list[Step]) -> list[Step]:
 
 def _line(point: Point, start: Point) -> str:
     """A candidate on one line."""
-    lost = 100 * (start.score - point.score)
+    change = 100 * (point.score - start.score)
     return say(
         f"{point.name}: {start.bytes / point.bytes:.1f}x smaller, {speedup(point, start):.1f}x faster, "
-        f"{lost:+.2f} points lost, {100 * point.agreement:.2f} % of decisions the same",
+        f"{change:+.2f} points, {100 * point.agreement:.2f} % of decisions the same",
         f"{point.name}：体积缩小 {start.bytes / point.bytes:.1f} 倍，速度 {speedup(point, start):.1f} 倍，"
-        f"损失 {lost:+.2f} 个点，{100 * point.agreement:.2f}% 的决策一致",
+        f"分数变化 {change:+.2f} 个点，{100 * point.agreement:.2f}% 的决策一致",
     )

@@ -1,5 +1,6 @@
 """A compressed model as files: a bundle, and a folder that can be trained on."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +32,25 @@ class Compressed:
         description = {**old, "head": subject.task.head(subject.answers, pooling), "weitiao": __version__}
         return cls(subject.model, subject.tokenizer, subject.task, description, subject.graph)
 
-    def graph(self, scratch: Path) -> Any:
+    def graph(self) -> Any:
         """The exact model as an ``onnx.ModelProto``."""
-        import onnx
-
         from weitiao.stages.export import write_model
 
-        folder = scratch / "graph"
-        folder.mkdir(exist_ok=True)
         self.model.eval().requires_grad_(False)
-        write_model(self, folder)
-        model = onnx.load(folder / "model.onnx")  # with the tensors that lie beside it
-        for tensor in model.graph.initializer:
-            tensor.ClearField("data_location")
-            del tensor.external_data[:]
-        return model
+        with tempfile.TemporaryDirectory(prefix="weitiao-") as folder:
+            write_model(self, Path(folder))
+            return _read_graph(Path(folder))
+
+
+def _read_graph(folder: Path) -> Any:
+    """A bundle's graph with the tensors that lie beside it."""
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    for tensor in model.graph.initializer:
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+    return model
 
 
 def merged(model: TextModel) -> TextModel:
@@ -82,8 +87,7 @@ def write_bundle(
     compressed.model.eval().requires_grad_(False)
     with atomic_folder(folder) as new:
         graph = write_model(compressed, new)
-        model = compressed.changed or compressed.graph(new.parent)
-        model, saved = pack_zeros(model)
+        model, saved = pack_zeros(compressed.changed or _read_graph(new))
         if saved or compressed.changed is not None:
             for file in new.glob("model.onnx*"):
                 file.unlink()
