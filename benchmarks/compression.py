@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks import data
 from benchmarks.harness import SCRATCH, Entry
+from weitiao.core.events import ResultEvent
 from weitiao.core.runs import atomic_file
 
 E5, MINILM = "multilingual-e5-small", "all-MiniLM-L6-v2"
@@ -54,6 +55,7 @@ def compare(name: str, source: str, config: dict[str, Any], settings: dict[str, 
     values = {"run": str(run), "output": str(SCRATCH / "compressed" / name), "overwrite": True, **settings}
     values |= {"corpus": [str(corpus)], "measure_rows": 10_000}
     *_, last = compress.run(build(compress.Config, values))
+    assert isinstance(last, ResultEvent)
     points = last.result["points"]
     start, end = points[0], points[-1]
     summary = {

@@ -45,7 +45,7 @@ def pack_zeros(model: Any) -> tuple[Any, int]:
 
 def _shared() -> list[Any]:
     """Constants that every unpacking uses."""
-    values = {
+    values: dict[str, np.ndarray] = {
         "unpack.powers": np.array([[128, 64, 32, 16, 8, 4, 2, 1]], np.int32),
         "unpack.two": np.array(2, np.int32),
         "unpack.flat": np.array([-1], np.int64),
