@@ -14,7 +14,6 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -108,15 +107,6 @@ class Access:
         if self.path is not None and self._is_slow(_token(request)):
             return await asyncio.to_thread(self.check, request, role)
         return self.check(request, role)
-
-    def check_model(self, caller: Caller, model: str, models: Iterable[str]) -> None:
-        """Refuse a model that is not there or not the caller's, in the same words.
-
-        Raises:
-            Refused: 404.
-        """
-        if model not in models or not caller.sees(model):
-            raise Refused(404, "model_not_found", say(f"no model '{model}'", f"没有模型“{model}”"))
 
     def _admit(self, caller: Caller, role: str) -> Caller:
         if role and role not in caller.roles:
