@@ -17,8 +17,6 @@ MODEL = "SmolLM2-135M-Instruct"
 NEW_TOKENS = 64
 PROMPTS = (
     "The history of the city of Rome begins with",
-    "Question: Why is the sky blue?\nAnswer:",
-    "Once upon a time there was a small",
     "The three most important things about machine learning are:\n1.",
 )
 TEXTS = harness.ROOT.parent / "shared" / "data" / "summaries" / "scitldr_test.jsonl.gz"
@@ -26,18 +24,20 @@ TEXTS = harness.ROOT.parent / "shared" / "data" / "summaries" / "scitldr_test.js
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
     """Bits of a weight. Each is compared with the same reference, interleaved."""
-    for bits in (32, 16, 8, 4):
+    threads = len(os.sched_getaffinity(0))
+    for bits in (32, 8, 4, 16):
         config = {
             "model": MODEL,
             "bits": bits,
             "new_tokens": NEW_TOKENS,
             "prompts": list(PROMPTS),
             "rounds": options.rounds or 4,
-            "threads": len(os.sched_getaffinity(0)),
+            "threads": threads,
             "perplexity_texts": "summaries/scitldr_test, 16 windows of 256 tokens",
             "timed": "reading the prompt and writing the tokens; loading is not",
         }
-        yield Entry(f"{MODEL}-{bits}-bits", config, lambda config=config: compare(config))
+        name = f"{MODEL}-{bits}-bits-{threads}-threads"
+        yield Entry(name, config, lambda config=config: compare(config))
 
 
 def compare(config: dict[str, Any]) -> dict[str, Any]:
