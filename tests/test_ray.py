@@ -276,6 +276,15 @@ def test_mistakes_are_told_before_ray_is_started(folder, tmp_path):
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.soak
+def test_what_fails_in_a_replica_is_one_line_too(folder, tmp_path):
+    (tmp_path / "audit").write_text("no database, and no head", encoding="utf-8")
+    done = started(folder, "--audit", tmp_path / "audit")
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("weitiao: Ray could not start the service") and "audit" in last
+
+
 def test_more_replicas_than_the_machine_holds_are_pointed_out(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)

@@ -8,6 +8,7 @@ ended with the service.
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -124,8 +125,9 @@ def serving(settings: "Settings", scale: Scale, host: str, port: int) -> Iterato
         try:
             serve.run(deployment(serve, settings, scale, namespace).bind(), name=NAME, route_prefix="/")
         except RuntimeError as error:
+            reason = _reason(serve, error)
             raise WeitiaoError(
-                say(f"Ray could not start the service: {_last(error)}", f"Ray 无法启动服务：{_last(error)}")
+                say(f"Ray could not start the service: {reason}", f"Ray 无法启动服务：{reason}")
             ) from None
         yield f"http://{host}:{port}"
         del board
@@ -169,6 +171,7 @@ def deployment(serve: Any, settings: "Settings", scale: Scale, namespace: str) -
         "graceful_shutdown_timeout_s": DRAIN_SECONDS,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 2.0,
+        "max_constructor_retry_count": 2,
         "logging_config": QUIET,
         "autoscaling_config": {
             "min_replicas": scale.min_replicas,
@@ -220,7 +223,7 @@ def _prepared(settings: "Settings", scale: Scale) -> "Settings":
     """Settings that mean the same in a process elsewhere: whole paths, and threads that share the machine's cores."""
     paths = {
         name: os.path.abspath(value)
-        for name in ("folder", "keys", "alerts")
+        for name in ("folder", "keys", "alerts", "audit")
         if (value := getattr(settings, name))
     }
     return dataclasses.replace(settings, **paths, threads=settings.threads or max(int(scale.cpus), 1))
@@ -257,6 +260,14 @@ def _ray() -> tuple[Any, Any]:
     return ray, serve
 
 
-def _last(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _reason(serve: Any, error: Exception) -> str:
+    """Why a deployment failed: the application's own words where it said some, else Ray's last."""
+    text = str(error)
+    with contextlib.suppress(Exception):
+        application = serve.status().applications[NAME]
+        text += "\n" + "\n".join(
+            [application.message, *(d.message for d in application.deployments.values())]
+        )
+    own = re.findall(r"WeitiaoError: (.+)", text)
+    lines = own or [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
