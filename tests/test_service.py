@@ -3,6 +3,9 @@
 import asyncio
 import base64
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -368,3 +371,17 @@ def test_the_audit_log_says_who_asked_for_what_and_never_a_text(deploy, tmp_path
     ]
     assert "canary" not in json.dumps(entries)
     assert b"canary" not in (tmp_path / "audit.db").read_bytes()
+
+
+def test_serving_imports_nothing_heavy(deploy):
+    """In a process of its own: this one has imported torch for other tests."""
+    code = (
+        "import sys; from weitiao.service.app import Settings, make_app; "
+        f"make_app(Settings({str(deploy)!r}, threads=1, engine='onnxruntime')); "
+        "print(*({'torch', 'transformers', 'datasets', 'pandas', 'sklearn', 'peft'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
