@@ -6,7 +6,7 @@ micro-batch contributes its sum divided by the step's count.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from weitiao.models.backbone import TextModel
 from weitiao.models.kernels import Dropout
 from weitiao.training.batches import Batch, Batches
 from weitiao.training.frozen import FrozenCache
+from weitiao.training.hooks import Hooks
 
 # (outputs, targets, the head's trainable state) -> (sum of losses, number of valid targets)
 LossSum = Callable[[Tensor, Tensor], Tensor]
@@ -39,6 +40,7 @@ class Parts:
     max_grad_norm: float = 1.0
     frozen: FrozenCache | None = None
     seed: int = 0
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 def make_accelerator(device: str, precision: str) -> Any:
@@ -59,6 +61,7 @@ def train(parts: Parts, first_step: int = 0) -> Iterator[StepEvent]:
     """
     per_epoch = parts.batches.steps_per_epoch
     rates = [group["lr"] for group in parts.optimizer.param_groups]
+    parts.hooks.begin(parts.model, parts.total_steps)
     for epoch in range(first_step // per_epoch, -(-parts.total_steps // per_epoch)):
         steps = parts.batches.epoch(epoch)
         for index in range(first_step % per_epoch if epoch == first_step // per_epoch else 0, per_epoch):
@@ -84,6 +87,10 @@ def step(parts: Parts, rows: Any, number: int) -> StepEvent:
         loss = loss_of(parts, batch) / max(count, 1)
         parts.accelerator.backward(loss)
         total += float(loss.detach())
+    extra = parts.hooks.extra_loss(parts.model)
+    if extra is not None:
+        parts.accelerator.backward(extra)
+        total += float(extra.detach())
     if total != total or total in (float("inf"), float("-inf")):
         raise WeitiaoError(
             say(
@@ -94,6 +101,7 @@ def step(parts: Parts, rows: Any, number: int) -> StepEvent:
     trained = [p for group in parts.optimizer.param_groups for p in group["params"]]
     norm = parts.accelerator.clip_grad_norm_(trained, parts.max_grad_norm)
     parts.optimizer.step()
+    parts.hooks.after_step(parts.model, number + 1, parts.total_steps)
     parts.optimizer.zero_grad()
     tokens = sum(batch.tokens for batch in batches)
     return StepEvent(
