@@ -35,7 +35,7 @@ class Int8(Compression):
         choices=("static", "dynamic"),
     )
     int8_agreement: float = option(
-        0.995,
+        0.997,
         "decisions that must agree with the exact model on the texts at hand",
         "在现有文本上与精确模型一致的决策比例下限",
         least=0,
