@@ -1,8 +1,9 @@
 """Checkpoints that survive: written whole or not at all, and checked before they are used.
 
 A checkpoint is a folder ``checkpoints/step-00000120`` with the trained parameters, the optimizer's state,
-``state.json`` and ``manifest.json`` (SHA-256 of each file). It is written under another name, flushed to the disk
-and renamed. Frozen parameters are not in it: they come from the model's own folder.
+``state.json`` and ``manifest.json`` (SHA-256 of each file); where the tuning method has a state of its own (see
+``hooks``), that too. It is written under another name, flushed to the disk and renamed. Frozen parameters are not in
+it: they come from the model's own folder.
 """
 
 import shutil
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from weitiao.core.runs import atomic_folder, read_json, sha256, write_json
 from weitiao.models.saving import save_tensors
+from weitiao.training.hooks import Hooks
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+METHOD = "method.safetensors"
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -25,7 +28,13 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    hooks: Hooks | None = None,
+) -> Path:
     """Write the checkpoint of ``state["step"]``. Returns its folder.
 
     Raises:
@@ -36,7 +45,9 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         save_tensors(trained_state(model), new / "weights.safetensors")
         save_tensors(_optimizer_state(model, optimizer), new / "optimizer.safetensors")
         write_json(new / "state.json", state)
-        write_json(new / "manifest.json", {name: sha256(new / name) for name in FILES})
+        if method := hooks.state() if hooks else {}:
+            save_tensors(method, new / METHOD)
+        write_json(new / "manifest.json", {path.name: sha256(path) for path in sorted(new.iterdir())})
     return path
 
 
@@ -54,14 +65,18 @@ def is_complete(path: Path) -> bool:
     """Whether every file of a checkpoint has the content that its manifest says."""
     try:
         manifest = read_json(path / "manifest.json")
-        return all(sha256(path / name) == manifest[name] for name in FILES)
+        return all(sha256(path / name) == manifest[name] for name in {*FILES, *manifest})
     except Exception:
         return False
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Put a checkpoint's parameters (and optimizer state) in place. Returns its state."""
+def load(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, hooks: Hooks | None = None
+) -> dict[str, Any]:
+    """Put a checkpoint's parameters (and the states of optimizer and method) in place. Returns its state."""
     load_weights(path, model)
+    if hooks is not None and (path / METHOD).exists():
+        hooks.load_state(load_file(path / METHOD))
     if optimizer is not None:
         saved = load_file(path / "optimizer.safetensors")
         for name, parameter in _trained(model):

@@ -1,5 +1,6 @@
 """Did the tuning method do what it says? Which parameters moved, by how much, and that the frozen ones did not."""
 
+import re
 import zlib
 from collections import defaultdict
 from typing import Any
@@ -9,23 +10,27 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.training.hooks import Hooks
 from weitiao.training.optimizer import HEAD, depth
 
 
 class Engagement:
-    """Remembers a model before training and compares it afterwards."""
+    """Remembers a model before training and compares it afterwards; then asks the method's own proof of ``hooks``."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, hooks: Hooks | None = None) -> None:
+        self.hooks = hooks or Hooks()
         self.before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
         self.frozen = {name: _fingerprint(p) for name, p in model.named_parameters() if not p.requires_grad}
 
     def check(self, model: nn.Module) -> dict[str, Any]:
-        """What moved, by group: ``{"trained_parameters", "moved": {group: relative change}}``.
+        """What moved, by group: ``{"trained_parameters", "moved": {group: relative change}}``, and what
+        the method adds.
 
         The relative change is |after - before| / |before| over the group's parameters (|after| where before is 0).
 
         Raises:
-            WeitiaoError: a group that should have moved did not, or a frozen parameter did.
+            WeitiaoError: a group that should have moved did not, a frozen parameter did, or the method's
+                own proof fails.
         """
         change: dict[str, float] = defaultdict(float)
         size: dict[str, float] = defaultdict(float)
@@ -52,7 +57,7 @@ class Engagement:
         moved = {
             g: (change[g] / size[g] if size[g] else change[g]) ** 0.5 for g in sorted(change, key=_order)
         }
-        return {"trained_parameters": count, "moved": moved}
+        return {"trained_parameters": count, "moved": moved, **self.hooks.engaged(model)}
 
 
 def _fingerprint(parameter: Tensor) -> int:
@@ -60,17 +65,23 @@ def _fingerprint(parameter: Tensor) -> int:
     return zlib.crc32(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
+# What a method adds to a model, by a part of its parameters' names.
+ADDED = re.compile(r"\b(lora_[A-Za-z]+|ia3|adapter|prompt|prefix)")
+
+
 def _group(name: str) -> str:
-    """``embeddings``, ``layer 3``, ``head``; adapters apart: ``layer 3 lora_A``."""
+    """``embeddings``, ``layer 3``, ``head``; what a method adds apart: ``layer 3 lora_A``."""
     level = depth(name)
     place = "head" if level == HEAD else f"layer {level - 1}" if level else "embeddings"
-    adapter = next((part for part in ("lora_A", "lora_B") if part in name), "")
-    return f"{place} {adapter}".strip()
+    added = ADDED.search(name)
+    if added and added[1] in ("lora_E", "prompt"):
+        return added[1]  # no layer's own: AdaLoRA may rightly leave all of a layer's singular values at 0
+    return f"{place} {added[1]}" if added else place
 
 
 def _order(group: str) -> tuple[int, str]:
-    digits = "".join(c for c in group.split(" lora")[0] if c.isdigit())
-    return (0 if group == "embeddings" else HEAD if group == "head" else 1 + int(digits or 0), group)
+    layer = re.match(r"layer (\d+)", group)
+    return (HEAD if group == "head" else 1 + int(layer[1]) if layer else 0, group)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
