@@ -5,7 +5,7 @@ not shown)::
 
     {"task": "text_classification",
      "model": {"name", "tuning", "pooling", "opens_in_transformers", "parameters", "trained_parameters",
-               "license"?},
+               "weights_bytes", "license"?},
      "data": {"train": {"rows", "sha256", "name"}, "test": {...}, ...},
      "data_findings": [{"code", "count", "message"}],
      "evaluation": {split: what Evaluation.report returns},

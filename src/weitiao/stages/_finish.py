@@ -72,6 +72,7 @@ def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, An
             "parameters": every,
             "trained_parameters": trained,
             "saved_logit_difference": run.saved_difference,
+            "weights_bytes": sum(p.stat().st_size for p in (run.folder / "model").glob("*.safetensors")),
             **({"license": known.licence, "hub_id": known.hub_id} if known else {}),
         },
         "data": run.data.sources,
@@ -90,6 +91,11 @@ def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, An
 
 def _opens(run: "Training", description: dict[str, Any]) -> str:
     """What of the model folder opens elsewhere, for the model card."""
+    if run.tuning.saves_adapter and not run.tuning.opens_in_peft:
+        return say(
+            "The adapter is Weitiao's own: adapter.safetensors and head.safetensors, over the base model's weights.",
+            "适配器为本工具自有格式：adapter.safetensors 与 head.safetensors，叠加在基座模型的权重之上。",
+        )
     if run.tuning.saves_adapter:
         return say(
             "The adapter opens in peft over the base model (PeftModel.from_pretrained); the head lies beside it in "

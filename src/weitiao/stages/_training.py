@@ -135,14 +135,6 @@ class Training:
         config = self.config
         torch.manual_seed(config.seed)
         backbone, base_config, beside = open_backbone(self.source.path, config.dropout)
-        if config.max_length > backbone.shape.max_length:
-            raise WeitiaoError(
-                say(
-                    f"max_length is {config.max_length}; {config.model} reads at most "
-                    f"{backbone.shape.max_length} tokens",
-                    f"max_length 为 {config.max_length}，而 {config.model} 最多读 {backbone.shape.max_length} 个 token",
-                )
-            )
         self.head_kind = self.task.head(self.answers, self._pooling(base_config))
         head = make_head(self.head_kind, backbone.shape.hidden_size)
         if config.dropout is not None:
@@ -150,6 +142,15 @@ class Training:
         start_pooler(head, beside)
         self.model = TextModel(backbone, head, base_config)
         self.tuning.apply(self.model)
+        room = self.model.backbone.shape.max_length  # virtual tokens take some
+        if config.max_length > room:
+            raise WeitiaoError(
+                say(
+                    f"max_length is {config.max_length}; {config.model} with --tuning {config.tuning} reads at "
+                    f"most {room} tokens of a text",
+                    f"max_length 为 {config.max_length}，而 {config.model} 用 --tuning {config.tuning} 时最多读 {room} 个 token",
+                )
+            )
         if config.gradient_checkpointing:
             backbone.checkpointing = True
         self.device = pick_device()
@@ -193,7 +194,7 @@ class Training:
             )
         yield ProgressEvent(say("reading features", "提取特征"), 0, 2)
         if self.epochs == 0:
-            self.engagement = Engagement(self.model)
+            self.engagement = Engagement(self.model, self.tuning)
         train_data = self.data.encoded["train"]
         features = features_of(self.model, train_data, autocast=self._autocast)
         targets = train_data.targets
@@ -244,14 +245,12 @@ class Training:
         return Parts(
             self.model, batches, self.objective.loss_sum, optimizer,
             make_schedule(config.schedule, total, config.warmup_ratio), accelerator, Dropout(config.seed), total,
-            config.max_grad_norm, frozen, config.seed,
+            config.max_grad_norm, frozen, config.seed, self.tuning,
         )  # fmt: skip
 
     def _train(self) -> Iterator[Event]:
-        self.engagement = Engagement(self.model)
-        parts = self._parts()
-        if self.compact is not None:
-            self.engagement = Engagement(self.model)
+        parts = self._parts()  # the embeddings in use are taken out there, so before what is remembered
+        self.engagement = Engagement(self.model, self.tuning)
         self.parts = parts
         dev_tokens = int(self.data.encoded["dev"].ids.offsets[-1]) if "dev" in self.data.encoded else 0
         self.estimate = estimate(parts, dev_tokens * self.epochs)
@@ -305,7 +304,7 @@ class Training:
                 "warning",
             )
             return 0
-        state = checkpoint.load(path, self.model, parts.optimizer)
+        state = checkpoint.load(path, self.model, parts.optimizer, parts.hooks)
         self.best = state["best"]
         yield NoteEvent(say(f"Going on from step {state['step']}", f"从第 {state['step']} 步继续"))
         return state["step"]
@@ -318,18 +317,17 @@ class Training:
         predictions = self.task.predictions(outputs, encoded, self.data.records["dev"], self.answers)
         scores = self.evaluation.scores(predictions)
         score = scores.get(self.monitor, 0.0)
-        better = score > self.best["score"]
-        self.best = (
-            {"score": score, "step": step, "stale": 0}
-            if better
-            else {**self.best, "stale": self.best["stale"] + 1}
-        )
+        settled = self.tuning.settled(step, self.parts.total_steps)
+        better = settled and score > self.best["score"]
+        if better:
+            self.best = {"score": score, "step": step, "stale": 0}
+        elif settled:
+            self.best = {**self.best, "stale": self.best["stale"] + 1}
         yield EvaluationEvent(step, "dev", scores, self.monitor, better)
 
     def _save(self, step: int) -> Event:
-        path = checkpoint.save(
-            self.checkpoints, self.model, self.parts.optimizer, {"step": step, "best": self.best}
-        )
+        state = {"step": step, "best": self.best}
+        path = checkpoint.save(self.checkpoints, self.model, self.parts.optimizer, state, self.tuning)
         checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, int(self.best["step"]))
         return CheckpointEvent(step, str(path))
 
