@@ -144,7 +144,9 @@ def check_folder(folder: Path) -> None:
                 "若信任该文件，请另存为 model.safetensors",
             )
         )
-    configured = any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
+    configured = any(
+        (folder / name).exists() for name in ("config.json", "adapter_config.json", "adapter.json")
+    )
     if not configured or not tensors:
         raise WeitiaoError(
             say(

@@ -4,7 +4,8 @@
 
 * The head computes what a ``transformers`` class does: one ``model.safetensors`` under that class's names.
 * It does not (mean pooling, marked tokens): the backbone alone in ``model.safetensors``, ``head.safetensors`` beside.
-* An adapter: ``adapter_config.json``, ``adapter_model.safetensors``, ``head.safetensors``; the base named and hashed.
+* An adapter: ``adapter_config.json``, ``adapter_model.safetensors`` (``adapter.json``, ``adapter.safetensors`` where
+  ``peft`` has no such method), ``head.safetensors``; the base named and hashed.
 """
 
 import errno
