@@ -27,7 +27,7 @@ class TextModel(nn.Module):
     def hidden(self, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None, **start: Any) -> Tensor:
         """Hidden states in fp32 of the tokens that the head reads, ``[R, D]``; ``start`` as in ``Encoder.forward``."""
         rows_R = self.head.rows(packed, marks_T)
-        if isinstance(self.backbone, Encoder):
+        if getattr(self.backbone, "gives_rows", False):
             return self.backbone(packed, dropout, rows_R=rows_R, **start).float()
         hidden_TD = self.backbone(packed, dropout, **start).float()
         return hidden_TD if rows_R is None else hidden_TD[rows_R]
@@ -42,7 +42,7 @@ class TextModel(nn.Module):
     @property
     def first_position(self) -> int:
         """The position id of a text's first token."""
-        return self.backbone.shape.first_position if isinstance(self.backbone, Encoder) else 0
+        return self.backbone.shape.first_position
 
 
 def read_config(folder: Path) -> dict[str, Any]:

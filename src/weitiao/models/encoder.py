@@ -90,9 +90,7 @@ class Attention(nn.Module):
             {"dense": Linear(inner, size), "LayerNorm": nn.LayerNorm(size, eps=shape.layer_norm_eps)}
         )
 
-    def forward(
-        self, x_TD: Tensor, packed: Packed, dropout: Dropout | None, rows_R: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_TD: Tensor, packed: Packed, dropout: Dropout | None, rows_R: Tensor | None) -> Tensor:
         layers = [self.self[name] for name in ("query", "key", "value")]
         heads, p = self.shape.num_attention_heads, self.shape.attention_probs_dropout_prob
         if fused.usable(x_TD, heads) and self.shape.attention_size == x_TD.shape[1]:
@@ -151,6 +149,7 @@ class Encoder(nn.Module):
     """
 
     checkpointing: bool = False
+    gives_rows = True  # takes ``rows_R``
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

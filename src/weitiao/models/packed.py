@@ -32,6 +32,11 @@ class Group:
     real_t: Tensor | None = None
     bias_B1L: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> "Group":
+        """The same group on another device."""
+        padded, real, bias = (_move(t, device) for t in (self.padded_BL, self.real_t, self.bias_B1L))
+        return Group(self.first, self.last, self.batch, self.length, padded, real, bias)
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -63,15 +68,13 @@ class Packed:
         if self.ids_T.device == torch.device(device):
             return self
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        groups = tuple(
-            Group(g.first, g.last, g.batch, g.length, move(g.padded_BL), move(g.real_t), move(g.bias_B1L))
-            for g in self.groups
-        )
+        groups = tuple(group.to(device) for group in self.groups)
         ids, positions, lengths = (t.to(device) for t in (self.ids_T, self.positions_T, self.lengths_B))
-        return Packed(ids, positions, lengths, groups, move(self.types_T))
+        return Packed(ids, positions, lengths, groups, _move(self.types_T, device))
+
+
+def _move(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)
 
 
 def pack(ids: list[np.ndarray], first_position: int = 0, types: list[np.ndarray] | None = None) -> Packed:
@@ -86,10 +89,42 @@ def pack(ids: list[np.ndarray], first_position: int = 0, types: list[np.ndarray]
     flat = _flat(ids)
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(len(flat)) - np.repeat(starts, lengths) + first_position
-    groups = tuple(_group(starts, lengths, a, b) for a, b in _bounds(lengths))
+    groups = _groups(lengths)
     types_T = None if types is None else torch.from_numpy(_flat(types))
     ids_T, positions_T, lengths_B = map(torch.from_numpy, (flat, positions, lengths))
     return Packed(ids_T, positions_T, lengths_B, groups, types_T)
+
+
+def widen(packed: Packed, count: int) -> tuple[Packed, Tensor, Tensor]:
+    """The batch with ``count`` more tokens before each text, of id, position and segment 0.
+
+    Returns:
+        the wider batch, the places in it of the texts' own tokens ``[T]``, and of the new ones ``[B * count]``.
+    """
+    texts = torch.arange(len(packed.lengths_B), device=packed.ids_T.device)
+    own_T = torch.arange(len(packed.ids_T), device=packed.ids_T.device) + count * (packed.owner_T + 1)
+    starts_B = packed.starts_B + count * texts
+    new_N = (starts_B.unsqueeze(1) + torch.arange(count, device=texts.device)).flatten()
+
+    def spread(values_T: Tensor | None) -> Tensor | None:
+        return (
+            None
+            if values_T is None
+            else values_T.new_zeros(len(own_T) + len(new_N)).index_copy(0, own_T, values_T)
+        )
+
+    lengths_B = packed.lengths_B + count
+    device = packed.ids_T.device
+    ids_T, positions_T = spread(packed.ids_T), spread(packed.positions_T)
+    assert ids_T is not None and positions_T is not None
+    groups = _groups(lengths_B.cpu().numpy())
+    wide = Packed(ids_T, positions_T, lengths_B, tuple(g.to(device) for g in groups), spread(packed.types_T))
+    return wide, own_T, new_N
+
+
+def _groups(lengths: np.ndarray) -> tuple[Group, ...]:
+    starts = np.cumsum(lengths) - lengths
+    return tuple(_group(starts, lengths, a, b) for a, b in _bounds(lengths))
 
 
 def _flat(rows: list[np.ndarray]) -> np.ndarray:
