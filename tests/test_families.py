@@ -11,6 +11,7 @@ from toy import POOLED, make, make_parts, open_model, table
 import weitiao
 from weitiao.core import catalogue
 from weitiao.core.errors import WeitiaoError
+from weitiao.training import checkpoint
 from weitiao.training.engagement import Engagement, same_outputs
 from weitiao.training.loop import train
 
@@ -22,12 +23,15 @@ TEXTS = [
     "查一下余额",
     "bad card",
 ]
+TUNINGS = catalogue.members("tuning")
 
 
 def test_the_families_have_these_members():
     """Names are settings in people's recipes: one that goes or changes breaks them."""
     golden = {
-        "tuning": {"full", "head", "lora"},
+        "tuning": {
+            "full", "head", "lora", "dora", "ia3", "bitfit", "adapter", "prompt", "p_tuning", "prefix", "adalora",
+        },
         "objectives": {
             "binary_cross_entropy", "contrastive", "cosent", "cross_entropy", "focal", "squared_error",
         },
@@ -41,14 +45,15 @@ def test_the_families_have_these_members():
 # --- tuning
 
 
-@pytest.mark.parametrize("name", catalogue.members("tuning"))
+@pytest.mark.parametrize("name", TUNINGS)
 def test_exactly_the_trainable_parameters_move(tiny_model, name):
-    model = open_model(tiny_model, make("tuning", name))
+    tuning = make("tuning", name)
+    model = open_model(tiny_model, tuning)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
     assert {n for n in trainable if n.startswith("head.")}, "the head is always trained"
-    watch = Engagement(model)
-    assert len(list(train(make_parts(model, table())))) == 6
+    watch = Engagement(model, tuning)
+    assert len(list(train(make_parts(model, table(), hooks=tuning)))) == 6
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert moved == trainable
     report = watch.check(model)
@@ -56,11 +61,12 @@ def test_exactly_the_trainable_parameters_move(tiny_model, name):
     assert min(report["moved"].values()) > 0
 
 
-@pytest.mark.parametrize("name", catalogue.members("tuning"))
+@pytest.mark.parametrize("name", TUNINGS)
 def test_training_that_moves_nothing_is_an_error(tiny_model, name):
-    model = open_model(tiny_model, make("tuning", name))
-    watch = Engagement(model)
-    list(train(make_parts(model, table(), learning_rate=0.0)))
+    tuning = make("tuning", name)
+    model = open_model(tiny_model, tuning)
+    watch = Engagement(model, tuning)
+    list(train(make_parts(model, table(), learning_rate=0.0, hooks=tuning)))
     with pytest.raises(WeitiaoError, match="did not engage"):
         watch.check(model)
 
@@ -111,6 +117,67 @@ def test_lora_sits_where_it_is_told(tiny_model, options, modules):
         assert all(".layer.1." in n for n in adapters)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [n for n in TUNINGS if n != "head"])
+def test_a_run_resumed_in_the_middle_ends_in_the_same_weights(tiny_model, tmp_path, name, precision):
+    def begin():
+        tuning = make("tuning", name)
+        model = open_model(tiny_model, tuning, dropout=0.1)
+        parts = make_parts(model, table(), learning_rate=1e-2, precision=precision, hooks=tuning)
+        return model, parts, tuning
+
+    model, parts, tuning = begin()
+    for event in train(parts):
+        if event.step == 4:
+            path = checkpoint.save(tmp_path, model, parts.optimizer, {"step": 4}, tuning)
+    again, parts, tuning = begin()
+    with torch.no_grad():
+        for parameter in again.parameters():
+            if parameter.requires_grad:
+                parameter += 1  # all of it must come from the checkpoint
+    state = checkpoint.load(path, again, parts.optimizer, tuning)
+    assert len(list(train(parts, state["step"]))) == 2
+    assert checkpoint.trained_state(again)
+    for key, value in checkpoint.trained_state(model).items():
+        torch.testing.assert_close(checkpoint.trained_state(again)[key], value, atol=0, rtol=0, msg=key)
+
+
+def trained_a_little(tiny_model, name, **options):
+    """A model after six steps, in evaluation mode, its tuning, and its logits for the toy table's first texts."""
+    tuning = make("tuning", name, **options)
+    model = open_model(tiny_model, tuning)
+    parts = make_parts(model, table(), learning_rate=1e-2, hooks=tuning)
+    list(train(parts))
+    model.eval()
+    return model, tuning, parts.batches.batch(np.arange(8)).packed
+
+
+@pytest.mark.parametrize("name", [n for n in TUNINGS if catalogue.member("tuning", n).merges])
+def test_a_merged_model_is_plain_and_predicts_the_same(tiny_model, name):
+    model, tuning, packed = trained_a_little(tiny_model, name)
+    with torch.no_grad():
+        adapted = model(packed)
+        plain = {n for n, _ in open_model(tiny_model).named_parameters()}
+        tuning.merge(model)
+        assert {n for n, _ in model.named_parameters()} == plain
+        torch.testing.assert_close(model(packed), adapted, atol=1e-5, rtol=0)
+        base = open_model(tiny_model)
+        base.head.load_state_dict(model.head.state_dict())
+        assert (base(packed) - adapted).abs().max() > 1e-3, "the adapter does nothing"
+
+
+@pytest.mark.parametrize("name", [n for n in TUNINGS if not catalogue.member("tuning", n).merges])
+def test_what_cannot_be_merged_says_which_methods_can(tiny_model, name):
+    model, tuning, packed = trained_a_little(tiny_model, name)
+    if not tuning.saves_adapter or name == "bitfit":
+        before = model(packed)
+        tuning.merge(model)
+        assert torch.equal(model(packed), before), "nothing to merge"
+        return
+    with pytest.raises(WeitiaoError, match=f"{name} cannot be merged .* adalora, dora, ia3, lora"):
+        tuning.merge(model)
+
+
 def test_same_outputs_notices_differences_and_nan():
     ones = torch.ones(3)
     assert same_outputs(ones, ones + 1e-6) < 1e-5
@@ -154,7 +221,7 @@ def ours(run, texts: list[str], key: str = "text") -> list[np.ndarray]:
     return run.outputs([{key: text} for text in texts])[1]
 
 
-@pytest.mark.parametrize("name", catalogue.members("tuning"))
+@pytest.mark.parametrize("name", TUNINGS)
 def test_the_saved_model_predicts_as_the_trained_one(finetune, rows, name):
     """``finetune`` compares the logits before it ends; the loaded run answers the same each time."""
     run = finetune(rows, tuning=name)
@@ -165,11 +232,12 @@ def test_the_saved_model_predicts_as_the_trained_one(finetune, rows, name):
     assert {answer["label"] for answer in again.predict(TEXTS)} <= set("abc")
 
 
-def test_a_lora_folder_opens_in_peft(finetune, rows, tiny_model):
+@pytest.mark.parametrize("name", [n for n in TUNINGS if catalogue.member("tuning", n).opens_in_peft])
+def test_an_adapter_folder_opens_in_peft(finetune, rows, tiny_model, name):
     from peft import PeftModel
     from transformers import AutoModel
 
-    run = finetune(rows, tuning="lora")
+    run = finetune(rows, tuning=name)
     folder = run.folder / "model"
     theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_model), folder).eval()
     inputs = inputs_there(folder, TEXTS)
@@ -194,7 +262,7 @@ def test_own_pooling_opens_as_sequence_classification(finetune, rows):
     assert theirs.config.id2label == dict(enumerate("abc"))
 
 
-@pytest.mark.parametrize("name", [name for name in catalogue.members("tuning") if name != "lora"])
+@pytest.mark.parametrize("name", [n for n in TUNINGS if not catalogue.member("tuning", n).saves_adapter])
 def test_with_mean_pooling_the_backbone_opens(finetune, rows, name):
     from transformers import AutoModel
 

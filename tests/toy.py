@@ -13,6 +13,7 @@ from weitiao.models.heads import make_head
 from weitiao.models.kernels import Dropout
 from weitiao.models.saving import start_pooler
 from weitiao.training.batches import Batches
+from weitiao.training.hooks import Hooks
 from weitiao.training.loop import Parts, make_accelerator
 from weitiao.training.optimizer import make_optimizer, make_schedule
 
@@ -58,6 +59,7 @@ def make_parts(
     precision: str = "fp32",
     micro_tokens: int = 1536,
     remap: np.ndarray | None = None,
+    hooks: Hooks | None = None,
 ) -> Parts:
     """The parts of a run with cross-entropy, without warm-up."""
     batches = Batches(encoded, batch_size, 0, micro_tokens=micro_tokens, remap=remap)
@@ -66,4 +68,7 @@ def make_parts(
     total = batches.steps_per_epoch * epochs
     accelerator = make_accelerator("cpu", precision)
     schedule_ = make_schedule(schedule, total, 0.0)
-    return Parts(model, batches, objective.loss_sum, optimizer, schedule_, accelerator, Dropout(0), total)
+    return Parts(
+        model, batches, objective.loss_sum, optimizer, schedule_, accelerator, Dropout(0), total,
+        hooks=hooks or Hooks(),
+    )  # fmt: skip
