@@ -98,8 +98,7 @@ def step(parts: Parts, rows: Any, number: int) -> StepEvent:
                 f"第 {number + 1} 步的损失为 {total}：请减小 --learning-rate 或使用 --precision fp32",
             )
         )
-    trained = [p for group in parts.optimizer.param_groups for p in group["params"]]
-    norm = parts.accelerator.clip_grad_norm_(trained, parts.max_grad_norm)
+    norm = clip(parts)
     parts.optimizer.step()
     parts.hooks.after_step(parts.model, number + 1, parts.total_steps)
     parts.optimizer.zero_grad()
@@ -114,6 +113,19 @@ def step(parts: Parts, rows: Any, number: int) -> StepEvent:
         tokens=tokens,
         tokens_per_second=tokens / (time.perf_counter() - start),
     )
+
+
+def clip(parts: Parts) -> Tensor:
+    """Scale the gradients down to ``max_grad_norm`` if they exceed it. Returns their norm before.
+
+    On a CPU fused AdamW divides by the factor in its own pass, which saves one over all gradients.
+    """
+    trained = [p for group in parts.optimizer.param_groups for p in group["params"]]
+    if parts.accelerator.device.type != "cpu":
+        return parts.accelerator.clip_grad_norm_(trained, parts.max_grad_norm)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    parts.optimizer.grad_scale = (norm / parts.max_grad_norm).clamp_min(1.0)
+    return norm
 
 
 def loss_of(parts: Parts, batch: Batch) -> Tensor:
