@@ -278,4 +278,4 @@ def test_mutated_archives_never_crash(tmp_path: Path, kind: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", GOOD)
 def test_many_mutated_archives_never_crash(tmp_path: Path, kind: str) -> None:
-    mutate(kind, tmp_path, 5000)
+    mutate(kind, tmp_path, 2000)
