@@ -106,6 +106,13 @@ def test_an_adapter_is_merged_first(tiny_model, table, tmp_path):
     np.testing.assert_allclose(load(tmp_path / "small", **QUICK).outputs(texts), wanted, atol=1e-4)
 
 
+def test_an_adapter_that_no_weight_can_hold_is_refused(tiny_model, table, tmp_path):
+    run = finetuned(tiny_model, table, tmp_path / "prompt", tuning="prompt")
+    with pytest.raises(WeitiaoError, match="cannot be merged"):
+        compressed(run, tmp_path / "small", steps="int8")
+    assert not (tmp_path / "small").exists()
+
+
 @pytest.mark.parametrize(("settings", "said"), [
     ({}, "Give one of"),
     ({"steps": "int8", "target": "2x smaller"}, "Give one of"),

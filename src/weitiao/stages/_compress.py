@@ -19,7 +19,7 @@ from weitiao.reporting.pareto import page, table_text
 from weitiao.runtime.bundle import open_bundle
 from weitiao.stages import _ladder
 from weitiao.stages._compress_data import gather
-from weitiao.stages._compressed import Compressed, merged, write_bundle, write_trainable
+from weitiao.stages._compressed import Compressed, write_bundle, write_trainable
 from weitiao.stages._measure import Point, measure
 from weitiao.stages._predictor import Run
 from weitiao.stages._target import read_target, speedup
@@ -74,8 +74,8 @@ class Compressing:
 
     def _subject(self) -> Subject:
         """A fresh copy of the trained model, to be changed."""
-        teacher = merged(self.trained.model)
-        description = self.trained.description
+        description, teacher = self.trained.description, self.trained.model
+        make_member("tuning", description["tuning"], description["tuning_options"]).merge(teacher)
         return Subject(
             copy.deepcopy(teacher), self.trained.tokenizer, self.trained.task, self.trained.answers,
             description["max_length"], self.rows, self.texts, teacher, self.trained.tokenizer, self.config.seed,
