@@ -111,7 +111,7 @@ def describe(
 
 
 def measure(encoded: Encoded, tokenizer: Any) -> list[tuple[int, float]]:
-    """``(tokens, share of unknown pieces)`` of each example as the model reads it: special tokens too, cut as it is cut."""
+    """``(tokens, share of unknown pieces)`` of each example as the model reads it: with special tokens, cut."""
     unknown, ids, size = unknown_id(tokenizer), encoded.ids, encoded.per_example
     bounds = ids.offsets[::size]
     pieces = (ids.values[start:end] for start, end in pairwise(bounds))

@@ -1,8 +1,8 @@
 """The same application on Ray Serve: replicas on one machine or many, as many as the load asks for.
 
-Each replica is a process with the whole application in it: its own queue, its own batches, its own limits. The autoscaler
-looks at the requests that a replica has in hand. ``RAY_ADDRESS`` joins a cluster; without it a local one is started, and
-ended with the service.
+Each replica is a process with the whole application in it: its own queue, its own batches, its own limits. The
+autoscaler looks at the requests that a replica has in hand. ``RAY_ADDRESS`` joins a cluster; without it a local one is
+started, and ended with the service.
 """
 
 import contextlib
@@ -212,8 +212,8 @@ def too_many(scale: Scale) -> str:
     if os.environ.get("RAY_ADDRESS") or scale.max_replicas <= room:
         return ""
     return say(
-        f"{scale.max_replicas} replicas need {scale.max_replicas * scale.cpus:g} CPUs; this machine has room for {room}. "
-        "Set RAY_ADDRESS to use a cluster",
+        f"{scale.max_replicas} replicas need {scale.max_replicas * scale.cpus:g} CPUs; this machine has room for {room}."
+        " Set RAY_ADDRESS to use a cluster",
         f"{scale.max_replicas} 个副本需要 {scale.max_replicas * scale.cpus:g} 个 CPU，本机只能容纳 {room} 个。"
         "设置 RAY_ADDRESS 可使用集群",
     )

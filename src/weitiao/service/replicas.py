@@ -1,7 +1,7 @@
 """What the replicas of one service tell each other: their metrics, and which version of a model is to answer.
 
-They meet at a ``Board``. A replica looks there every few seconds, so that a version loaded, rolled back or unloaded at one is so
-at all of them, also at one that starts later, and whichever is asked for metrics tells of all.
+They meet at a ``Board``. A replica looks there every few seconds, so that a version loaded, rolled back or unloaded at
+one is so at all of them, also at one that starts later, and whichever is asked for metrics tells of all.
 """
 
 import logging
