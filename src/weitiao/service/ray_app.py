@@ -212,8 +212,8 @@ def too_many(scale: Scale) -> str:
     if os.environ.get("RAY_ADDRESS") or scale.max_replicas <= room:
         return ""
     return say(
-        f"{scale.max_replicas} replicas need {scale.max_replicas * scale.cpus:g} CPUs; this machine has room for {room}."
-        " Set RAY_ADDRESS to use a cluster",
+        f"{scale.max_replicas} replicas need {scale.max_replicas * scale.cpus:g} CPUs; "
+        f"this machine has room for {room}. Set RAY_ADDRESS to use a cluster",
         f"{scale.max_replicas} 个副本需要 {scale.max_replicas * scale.cpus:g} 个 CPU，本机只能容纳 {room} 个。"
         "设置 RAY_ADDRESS 可使用集群",
     )
