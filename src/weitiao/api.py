@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weitiao.core.config import build
 from weitiao.core.events import Event
-from weitiao.stages._predictor import Run
+
+if TYPE_CHECKING:
+    from weitiao.runtime.predictor import Predictor
+    from weitiao.stages._predictor import Run
 
 
-def finetune(data: Any = "", *, output: str | Path = "", show: bool = True, **settings: Any) -> Run:
+def finetune(data: Any = "", *, output: str | Path = "", show: bool = True, **settings: Any) -> "Run":
     """Fine-tune on a table and return the run.
 
     Args:
@@ -23,6 +26,7 @@ def finetune(data: Any = "", *, output: str | Path = "", show: bool = True, **se
         WeitiaoError: an unknown setting, or anything wrong with the data.
     """
     from weitiao.stages import finetune as stage
+    from weitiao.stages._predictor import Run
 
     folder = Path(output or _free_folder(data))
     values: dict[str, Any] = {"output": str(folder), **settings}
@@ -35,24 +39,55 @@ def finetune(data: Any = "", *, output: str | Path = "", show: bool = True, **se
     return Run(folder)
 
 
-def evaluate(run: str | Path | Run, data: Any, *, show: bool = False, **settings: Any) -> dict[str, Any]:
-    """Score a run on a table. Returns the scores by name."""
+def evaluate(run: "str | Path | Run", data: Any, *, show: bool = False, **settings: Any) -> dict[str, Any]:
+    """Score a run or a bundle on a table. Returns the scores by name."""
     from weitiao.stages import evaluate as stage
+    from weitiao.stages.evaluate import beside
 
-    folder = run.folder if isinstance(run, Run) else Path(run)
-    path = _as_path(data, folder / "evaluation", "data")
+    folder = Path(getattr(run, "folder", run))
+    path = _as_path(data, beside(folder), "data")
     events = _consume(stage.run(build(stage.Config, {"run": str(folder), "data": path, **settings})), show)
     return events[-1].as_json()["result"]["scores"]
 
 
-def predict(run: str | Path | Run, texts: Sequence[Any]) -> list[Any]:
+def predict(run: "str | Path | Run | Predictor", texts: Sequence[Any]) -> list[Any]:
     """Answers for some texts; see ``Run.predict``."""
-    return (run if isinstance(run, Run) else Run(run)).predict(texts)
+    return (load(run) if isinstance(run, str | Path) else run).predict(texts)
 
 
-def load(folder: str | Path) -> Run:
-    """A run that was trained before."""
-    return Run(folder)
+def load(folder: str | Path, **settings: Any) -> Any:
+    """A run that was trained before; or a bundle, which needs no torch.
+
+    Args:
+        settings: for a bundle: ``engine``, ``precision``, ``threads`` (see ``weitiao.runtime.load``).
+    """
+    from weitiao.runtime.bundle import is_bundle
+
+    if is_bundle(folder):
+        from weitiao.runtime import load as load_bundle
+
+        return load_bundle(folder, **settings)
+    from weitiao.stages._predictor import Run
+
+    return Run(folder, **settings)
+
+
+def export(
+    run: "str | Path | Run", output: str | Path, *, show: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """Export a run as a bundle. Returns its certificate.
+
+    Args:
+        settings: the settings of ``weitiao export --help``, with underscores.
+
+    Raises:
+        WeitiaoError: the exported model is not the trained one within the tolerance; nothing is left then.
+    """
+    from weitiao.stages import export as stage
+
+    values = {"run": str(getattr(run, "folder", run)), "output": str(output), **settings}
+    events = _consume(stage.run(build(stage.Config, values)), show)
+    return events[-1].as_json()["result"].get("certificate", {})
 
 
 def _consume(events: Iterator[Event], show: bool) -> list[Event]:

@@ -61,7 +61,7 @@ def _main(argv: list[str]) -> int:
         print(f"weitiao {__version__}")
         return 0
     name = catalogue.canonical(argv[0])
-    if name not in catalogue.members("stages"):
+    if not catalogue.is_own("stages", name) and name not in catalogue.members("stages"):
         raise unknown_name(say("command", "命令"), argv[0], catalogue.members("stages"))
     stage = importlib.import_module(f"weitiao.stages.{name}")
     values = parse(stage, argv[1:])

@@ -5,9 +5,7 @@ it is used. Packages outside Weitiao add members through entry points in the gro
 """
 
 import importlib
-import inspect
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,20 @@ def members(family: str) -> tuple[str, ...]:
     """The names in a family, sorted: its files and what entry points add. Imports none of them."""
     files = (path.stem for path in (PACKAGE / family).glob("*.py"))
     own = {stem for stem in files if stem not in ("__init__", "base") and not stem.startswith("_")}
-    return tuple(sorted(own | {point.name for point in entry_points(group=f"weitiao.{family}")}))
+    return tuple(sorted(own | {point.name for point in _outside(family)}))
+
+
+def is_own(family: str, name: str) -> bool:
+    """Whether a canonical name is a file of ours in the family's folder: known without reading any metadata."""
+    plain = name.isidentifier() and not name.startswith("_") and name != "base"
+    return plain and (PACKAGE / family / f"{name}.py").is_file()
+
+
+def _outside(family: str) -> Any:
+    # Imported on use: reading every package's metadata is a good part of a cold start.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=f"weitiao.{family}")
 
 
 @cache
@@ -39,13 +50,14 @@ def member(family: str, name: str) -> Any:
         WeitiaoError: the name is unknown (the near miss is named), or the file breaks the contract.
     """
     name = canonical(name)
-    if name not in members(family):
+    own = is_own(family, name)
+    if not own and name not in members(family):
         raise unknown_name(family, name, members(family))
     base = _contract(family)
-    for point in entry_points(group=f"weitiao.{family}"):
+    for point in () if own else _outside(family):
         if point.name == name:
             outside = point.load()
-            if not (inspect.isclass(outside) and issubclass(outside, base)):
+            if not (isinstance(outside, type) and issubclass(outside, base)):
                 raise WeitiaoError(
                     say(f"{point.value} is not a {base.__name__}", f"{point.value} 不是 {base.__name__}")
                 )
@@ -54,7 +66,7 @@ def member(family: str, name: str) -> Any:
     found = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
     ]
     if len(found) != 1:
         file, kind = f"{family}/{name}.py", base.__name__

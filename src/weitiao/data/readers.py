@@ -72,6 +72,18 @@ def read_table(
     return _read_object(source, options)
 
 
+def open_table(path: str | Path) -> "Opened":
+    """A file's rows as they stream out of it, without Arrow: batches of row numbers and columns of cells.
+
+    Raises:
+        WeitiaoError: the file cannot be read; while streaming ``BadRow``, for the first row that cannot be used.
+    """
+    path = Path(path)
+    with readable(str(path)):
+        kind = _check(path, str(path))
+        return _open(path, str(path), kind, Options(), BadRows(str(path), skip=False))
+
+
 def read_splits(source: Any, **options: Any) -> dict[str, Table]:
     """Read a source with its splits, as ``{"train": ..., "validation": ..., "test": ...}``, those there are.
 
@@ -148,7 +160,8 @@ def _by_split_column(table: Table) -> dict[str, Table]:
 # --- one table
 
 
-def _read_file(path: Path, name: str, options: Options) -> Table:
+def _check(path: Path, name: str) -> str:
+    """The suffix that tells the format of a file that is there."""
     check_file(path, name)
     kind = suffix(path)
     if kind not in SUFFIXES:
@@ -159,6 +172,11 @@ def _read_file(path: Path, name: str, options: Options) -> Table:
                 f"{name}：不认识“{kind or path.name}”这种格式。可用的有：{', '.join(SUFFIXES)}，均可再加 .gz",
             )
         )
+    return kind
+
+
+def _read_file(path: Path, name: str, options: Options) -> Table:
+    kind = _check(path, name)
     content = sha256(path)
     key = _key(content, kind, path.suffix, options)
     if (hit := cached_rows(key)) is not None:
@@ -176,21 +194,23 @@ def _key(content: str, kind: str, last: str, options: Options) -> str:
 
 
 @dataclass(frozen=True)
-class _Opened:
-    batches: Iterator[tuple[Any, dict[str, Any]]]  # row numbers, columns
-    only_text: bool = False  # every cell is text
+class Opened:
+    """An open table: ``batches`` of row numbers and columns; ``only_text``: every cell is text."""
+
+    batches: Iterator[tuple[Any, dict[str, Any]]]
+    only_text: bool = False
     headerless: bool = False
 
 
-def _open(path: Path, name: str, kind: str, options: Options, bad: BadRows) -> _Opened:
+def _open(path: Path, name: str, kind: str, options: Options, bad: BadRows) -> Opened:
     if kind in PARQUET_SUFFIXES:
-        return _Opened(rowwise.row_batches(rowwise.parquet_rows(path, name), bad))
+        return Opened(rowwise.row_batches(rowwise.parquet_rows(path, name), bad))
     file = check_text(path, name)
     if kind in JSON_SUFFIXES:
-        return _Opened(rowwise.row_batches(rowwise.json_rows(file), bad))
+        return Opened(rowwise.row_batches(rowwise.json_rows(file), bad))
     layout = text_layout(file.sample()) if kind == ".txt" else ""
     if kind in CONLL_SUFFIXES or layout == "conll":
-        return _Opened(rowwise.row_batches(sentences(file.lines(), has_segment_digits(file.lines())), bad))
+        return Opened(rowwise.row_batches(sentences(file.lines(), has_segment_digits(file.lines())), bad))
     if kind == ".csv":
         table = open_delimited(file, has_header=options.has_header)
     elif kind in (".tsv", ".tab") or layout == "tabs":
@@ -200,8 +220,8 @@ def _open(path: Path, name: str, kind: str, options: Options, bad: BadRows) -> _
     return _of_delimited(table, bad)
 
 
-def _of_delimited(table: Delimited, bad: BadRows) -> _Opened:
-    return _Opened(table.batches(bad), only_text=True, headerless=table.headerless)
+def _of_delimited(table: Delimited, bad: BadRows) -> Opened:
+    return Opened(table.batches(bad), only_text=True, headerless=table.headerless)
 
 
 def _read_object(source: Any, options: Options) -> Table:
@@ -223,11 +243,11 @@ def _read_object(source: Any, options: Options) -> Table:
             )
         )
     bad = BadRows(name, options.skip_bad_rows)
-    return _fill(_Opened(rowwise.row_batches(rows, bad)), name, options, bad)
+    return _fill(Opened(rowwise.row_batches(rows, bad)), name, options, bad)
 
 
 def _fill(
-    opened: _Opened, name: str, options: Options, bad: BadRows, content: str = "", key: str = ""
+    opened: Opened, name: str, options: Options, bad: BadRows, content: str = "", key: str = ""
 ) -> Table:
     """Stream what was opened into Arrow. Without a file's ``content`` hash, what is read is hashed."""
     import pyarrow as pa

@@ -5,6 +5,7 @@ A member imports its library when it is made, so that listing engines costs noth
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,12 +23,15 @@ class Engine(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
 
     @abstractmethod
-    def __init__(self, graph: Path, *, precision: str = "fp32", threads: int = 0) -> None:
+    def __init__(
+        self, graph: Path, *, precision: str = "fp32", threads: int = 0, brief: bool = False
+    ) -> None:
         """Load a graph.
 
         Args:
             precision: what matrix products are computed in, one of ``precisions``. Integer weights stay integers.
             threads: at most so many; 0: one for each core this process may use.
+            brief: a few runs only: be ready sooner, even if each run takes longer.
 
         Raises:
             WeitiaoError: the library refuses the graph.
@@ -47,6 +51,11 @@ class Engine(ABC):
         return find_spec(cls.library) is not None
 
     @classmethod
+    def usable(cls) -> tuple[str, ...]:
+        """The precisions that this processor computes in directly."""
+        return cls.precisions if has_bf16() else tuple(p for p in cls.precisions if p != "bf16")
+
+    @classmethod
     def version(cls) -> str:
         """The library's version."""
         from importlib.metadata import version
@@ -59,6 +68,16 @@ def cores() -> int:
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def has_bf16() -> bool:
+    """Whether the processor multiplies in bf16 (AVX-512 BF16 or AMX)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def first_line(error: BaseException) -> str:

@@ -16,12 +16,18 @@ class OnnxRuntime(Engine):
     name = "onnxruntime"
     library = "onnxruntime"
 
-    def __init__(self, graph: Path, *, precision: str = "fp32", threads: int = 0) -> None:
+    def __init__(
+        self, graph: Path, *, precision: str = "fp32", threads: int = 0, brief: bool = False
+    ) -> None:
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = threads or cores()
         settings.inter_op_num_threads = 1
+        if (
+            brief
+        ):  # packing weights for the matrix products costs more than a few products in their plain layout
+            settings.add_session_config_entry("session.disable_prepacking", "1")
         settings.log_severity_level = 3  # warnings about what was not fused tell a user nothing
         try:
             self.session = ort.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])

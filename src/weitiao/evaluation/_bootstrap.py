@@ -52,7 +52,7 @@ def percentile_intervals(
     return intervals
 
 
-def _draw(generator: np.random.Generator, counts: np.ndarray, size: int) -> np.ndarray:
+def _draw(generator: "np.random.Generator", counts: np.ndarray, size: int) -> np.ndarray:
     """``size`` resamples of N rows with replacement, as counts: int [size, K]."""
     total = int(counts.sum())
     if total > len(counts):

@@ -1,13 +1,12 @@
 """An encoder and its head as an ONNX graph, written node by node.
 
 Writing it ourselves instead of tracing keeps the graph small and as engines like it: one product for query, key and
-value, the scale of attention inside their weights, the first segment's embedding inside the positions', and after
-the last attention only the tokens that the head reads.
+value, attention as one operator, the first segment's embedding inside the positions', and after the last attention
+only the token that the head reads.
 
 Shapes: B texts, L tokens (padded), D hidden, H heads, C outputs.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,8 @@ OPSET = 20
 IR_VERSION = 10
 EXTERNAL_BYTES = 32 << 20  # beyond this tensors go into a file of their own, which can be mapped into memory
 ALIGNMENT = 4096
-MASKED = -1e9  # added to the scores of padding
+# Attention as one operator: both engines read it, and it is faster in both than products and a softmax.
+MICROSOFT = "com.microsoft"
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Builder:
 
     def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
         """A tensor that is part of the model."""
-        self.tensors[name] = np.ascontiguousarray(np.asarray(value, dtype))
+        self.tensors[name] = np.asarray(value, dtype, order="C")
         return name
 
     def ints(self, *values: int) -> str:
@@ -81,13 +81,12 @@ def encoder_graph(
     build = Builder()
     x = _embeddings(build, tensors, shape, types)
     mask = build("Cast", "attention_mask", name="mask", to=TensorProto.FLOAT)
-    hidden_by = build("Sub", mask, build.constant("one", 1.0), name="mask.padding")
-    scaled = build("Mul", hidden_by, build.constant("masked", -MASKED), name="mask.scaled")
-    bias = build("Unsqueeze", scaled, build.ints(1, 2), name="mask.bias")
-    first_only = head["type"] in ("pooled", "embedding") and head["pooling"] in ("cls", "own")
+    build("Cast", "attention_mask", name="mask.int32", to=TensorProto.INT32)
+    # The embedding head has no pooler: "own" is the mean there.
+    first_only = head["pooling"] in {"pooled": ("cls", "own"), "embedding": ("cls",)}.get(head["type"], ())
     for number in range(shape.num_hidden_layers):
         last = first_only and number == shape.num_hidden_layers - 1
-        x = _layer(build, tensors, shape, number, x, bias, last)
+        x = _layer(build, tensors, shape, number, x, last)
     pooled = _pooled(build, x, mask, "first" if first_only else "mean")
     norm = build("ReduceL2", pooled, build.ints(-1), name="embedding.length", keepdims=1)
     floor = build("Max", norm, build.constant("tiny", 1e-12), name="embedding.floor")
@@ -121,7 +120,6 @@ def _layer(
     shape: Any,
     number: int,
     x: str,
-    bias: str,
     first_only: bool,
 ) -> str:
     """One layer; with ``first_only`` just the first token of each text comes out of it, ``[B, 1, D]``."""
@@ -134,7 +132,7 @@ def _layer(
     query = x
     if first_only:
         query = build("Slice", x, build.ints(0), build.ints(1), build.ints(1), name=f"{name}.first")
-    context = _attention(build, name, of, shape, x, query, bias)
+    context = _attention(build, name, of, shape, x, query)
     y = build.linear(context, f"{name}.attention_output", *of("attention.output.dense"))
     sum_ = build("Add", y, query, name=f"{name}.attention_residual")
     x = build.norm(sum_, f"{name}.attention", *of("attention.output.LayerNorm"), shape.layer_norm_eps)
@@ -145,25 +143,25 @@ def _layer(
     return build.norm(sum_, f"{name}.output", *of("output.LayerNorm"), shape.layer_norm_eps)
 
 
-def _attention(build: Builder, name: str, of: Any, shape: Any, x: str, query: str, bias: str) -> str:
-    """Softmax(q k / sqrt(d)) v, ``[B, L, D]``; the scale is in the query's weights."""
-    heads, width = shape.num_attention_heads, of("attention.self.query")[0].shape[0]
-    scale = np.float32(1 / math.sqrt(width // heads))
-    parts = {}
-    for kind, source in (("query", query), ("key", x), ("value", x)):
-        weight, b = of(f"attention.self.{kind}")
-        if kind == "query":
-            weight, b = weight * scale, b * scale
-        y = build.linear(source, f"{name}.{kind}", weight, b)
-        split = build("Reshape", y, build.ints(0, 0, heads, width // heads), name=f"{name}.{kind}.heads")
-        order = (0, 2, 3, 1) if kind == "key" else (0, 2, 1, 3)
-        parts[kind] = build("Transpose", split, name=f"{name}.{kind}.turned", perm=order)
-    scores = build("MatMul", parts["query"], parts["key"], name=f"{name}.scores")
-    masked = build("Add", scores, bias, name=f"{name}.scores.masked")
-    weights = build("Softmax", masked, name=f"{name}.probabilities", axis=-1)
-    context = build("MatMul", weights, parts["value"], name=f"{name}.context")
-    turned = build("Transpose", context, name=f"{name}.context.turned", perm=(0, 2, 1, 3))
-    return build("Reshape", turned, build.ints(0, 0, width), name=f"{name}.context.joined")
+def _attention(build: Builder, name: str, of: Any, shape: Any, x: str, query: str) -> str:
+    """Softmax(q k / sqrt(d)) v, ``[B, L, D]``: one product for what reads the same states, then the fused operator."""
+    parts = {kind: of(f"attention.self.{kind}") for kind in ("query", "key", "value")}
+    together = ("query", "key", "value") if query == x else ("key", "value")
+    weight, bias = (np.concatenate([parts[kind][side] for kind in together]) for side in (0, 1))
+    y = build.linear(x, f"{name}.{'_'.join(together)}", weight, bias)
+    found = {kind: f"{name}.{kind}" for kind in together}
+    build.nodes.append(
+        helper.make_node(
+            "Split", [y], list(found.values()), name=f"{name}.split", axis=-1, num_outputs=len(together)
+        )
+    )
+    if "query" not in found:
+        found["query"] = build.linear(query, f"{name}.query", *parts["query"])
+    heads = shape.num_attention_heads
+    return build(
+        "MultiHeadAttention", found["query"], found["key"], found["value"], "", "mask.int32",
+        name=f"{name}.context", domain=MICROSOFT, num_heads=heads,
+    )  # fmt: skip
 
 
 def _pooled(build: Builder, x: str, mask: str, how: str) -> str:
@@ -204,7 +202,7 @@ def _model(build: Builder, outputs: str, types: bool, marks: bool) -> onnx.Model
     found = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("outputs", "embedding")]
     initializers = [numpy_helper.from_array(value, name) for name, value in build.tensors.items()]
     graph = helper.make_graph(build.nodes, "encoder", whole, found, initializers)
-    opsets = [helper.make_opsetid("", OPSET)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="weitiao")
 
 

@@ -10,9 +10,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from weitiao.core.events import (
     EstimateEvent,
@@ -25,6 +23,9 @@ from weitiao.core.events import (
 )
 from weitiao.core.messages import say
 from weitiao.reporting.text import SCORES, number, size
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 COLUMNS = 100
 QUIET_SECONDS = 10.0  # where no bar can be drawn (a file, a pipe), a line of progress at most this often
@@ -188,6 +189,8 @@ class _Screen:
             self.progress = None
 
     def _bar(self, what: str, total: int, start: int, leave: bool) -> "tqdm[Any]":
+        from tqdm import tqdm
+
         return tqdm(desc=what, total=total, initial=start, leave=leave, ncols=self.columns, bar_format=BAR)
 
     def _tell(self, line: str, always: bool = False) -> None:
@@ -197,6 +200,8 @@ class _Screen:
             self.told = now
 
     def _print(self, text: str, stream: Any = None) -> None:
+        from tqdm import tqdm
+
         stream = stream or sys.stdout
         # A text from outside may hold what the terminal's encoding lacks; it must not end the run.
         encoding = stream.encoding or "utf-8"

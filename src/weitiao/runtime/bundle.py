@@ -249,6 +249,11 @@ def _remembered(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def forget(folder: Path) -> None:
+    """Drop what is remembered of a folder that goes away."""
+    _memory(folder).unlink(missing_ok=True)
+
+
 def _remember(folder: Path, stamps: dict[str, Any]) -> None:
     with suppress(OSError):  # a read-only home only costs the time to hash again
         write_json(_memory(folder), stamps)

@@ -1,6 +1,7 @@
 """A bundle's classifier, tagger, matcher or encoder: items in, answers out, through an engine; no torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from weitiao.runtime.batches import batches
 from weitiao.runtime.bundle import Bundle
 from weitiao.runtime.choice import open_engine
 from weitiao.runtime.items import columns_of, records_of
+from weitiao.runtime.quick_tokenizer import QuickTokenizer
 from weitiao.tasks.base import Answers, Task
+
+TRIAL_TEXTS, TRIAL_TOKENS = 32, 48  # what engines are measured by
 
 
 class Predictor:
@@ -28,20 +32,32 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Bundle, *, engine: str = "auto", precision: str = "auto", threads: int = 0
+        self,
+        bundle: Bundle,
+        *,
+        engine: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        brief: bool = False,
     ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
         self.task: Task = make_member("tasks", manifest["task"], manifest["task_options"])
         self.answers = Answers(**manifest["answers"])
-        self.tokenizer = load_tokenizer(bundle.folder)
+        quick = QuickTokenizer.open(bundle.tokenizer) if brief else None
+        self.tokenizer: Any = quick or load_tokenizer(bundle.folder)
         self.inputs: list[str] = manifest["graph"]["inputs"]
         self.output: str = manifest["graph"]["output"]
         self.padding = int(manifest["graph"].get("padding_id", 0))
-        self.engine: Engine = open_engine(bundle, engine, precision, threads)
+        self.engine: Engine = open_engine(bundle, engine, precision, threads, brief, self._trial)
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's folder."""
+        return self.bundle.folder
 
     def predict(self, items: Sequence[Any]) -> list[Any]:
-        """Answers for items: texts, pairs ``(a, b)``, or for relations a text with <e1>, <e2> or ``(text, head, tail)``.
+        """Answers for items: texts, pairs ``(a, b)``, for relations a text with <e1>, <e2> or ``(text, head, tail)``.
 
         Returns:
             in the shapes of ``weitiao.load(run).predict``.
@@ -49,7 +65,10 @@ class Predictor:
         Raises:
             WeitiaoError: an item is not what the task reads.
         """
-        records = records_of(self.task, items)
+        return self.answer(records_of(self.task, items))
+
+    def answer(self, records: list[dict[str, Any]]) -> list[Any]:
+        """Answers for records, as ``task.example`` makes them."""
         if not records:
             return []
         encoded = self.encode(records)
@@ -98,6 +117,16 @@ class Predictor:
     def close(self) -> None:
         """Let go of the graph."""
         self.engine.close()
+
+    def _trial(self, engine: Engine) -> None:
+        """Run a typical batch, to measure an engine by."""
+        random = np.random.default_rng(0)
+        longest = min(self.bundle.manifest["max_length"], TRIAL_TOKENS)
+        size = self.tokenizer.get_vocab_size()
+        ids = Ragged.of(random.integers(0, size, longest) for _ in range(TRIAL_TEXTS))
+        marks = np.zeros((len(ids), 2), np.int64)
+        for batch in batches(Encoded(ids, marks=marks), self.inputs, self.padding):
+            engine.run(batch.inputs, [self.output])
 
     def _rows(self, encoded: Encoded, name: str) -> list[np.ndarray]:
         """The output called ``name`` for each row of ``encoded.ids``; an output for each token loses its padding."""

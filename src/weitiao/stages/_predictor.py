@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.config import make_member
-from weitiao.core.errors import BadRow, WeitiaoError
+from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, ProgressEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import read_events, read_json
@@ -14,6 +14,7 @@ from weitiao.models.backbone import TextModel, open_backbone
 from weitiao.models.heads import make_head
 from weitiao.models.known import check_folder, resolve_model
 from weitiao.models.saving import load_head, read_description
+from weitiao.runtime.items import columns_of, records_of
 from weitiao.tasks.base import Answers, Task
 from weitiao.training.outputs import outputs_of
 
@@ -62,13 +63,14 @@ class Run:
         Raises:
             WeitiaoError: an item is not what the task reads.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        records = [self._record(item, number) for number, item in enumerate(texts)]
+        return self.answer(records_of(self.task, texts))
+
+    def answer(self, records: list[dict[str, Any]]) -> list[Any]:
+        """Answers for records, as ``task.example`` makes them."""
         if not records:
             return []
         encoded, outputs = self.outputs(records)
-        columns = {key: [record[key] for record in records] for key in records[0]}
-        return self.task.answers(outputs, encoded, columns, self.answers)
+        return self.task.answers(outputs, encoded, columns_of(records), self.answers)
 
     def outputs(self, records: Any) -> tuple[Encoded, list[Any]]:
         """The encoded records, and the model's outputs for each."""
@@ -77,18 +79,6 @@ class Run:
             records, self.tokenizer, self.description["max_length"], self.answers if labelled else None
         )
         return encoded, outputs_of(self.model, encoded)
-
-    def _record(self, item: Any, number: int) -> dict[str, Any]:
-        roles = [c.role for c in self.task.columns if c.role not in (self.task.label_key, "label")]
-        cells = item if isinstance(item, list | tuple) else [item]
-        row = item if isinstance(item, dict) else dict(zip(roles, cells, strict=False))
-        try:
-            record = self.task.example({role: row.get(role) for role in roles})
-        except BadRow as error:
-            raise WeitiaoError(
-                say(f"text {number + 1}: {error.reason}", f"第 {number + 1} 条：{error.reason}")
-            ) from None
-        return {**record, "row_number": number + 1}
 
     def _load(self) -> tuple[TextModel, Any]:
         if self._loaded is None:

@@ -18,7 +18,7 @@ EXAMPLES = ("weitiao evaluate runs/reviews --data test.csv",)
 class Config:
     """What to score, and on what."""
 
-    run: str = option("", "the run's folder", "运行目录", positional=True)
+    run: str = option("", "the run's folder, or a bundle's", "运行目录或部署包目录", positional=True)
     data: str = option("", "table with texts and their true labels", "含文本与真实标签的数据表")
     columns: dict[str, str] = option(
         {}, "columns by role: text=review,label=stars", "各角色对应的列：text=评论,label=星级"
@@ -26,8 +26,11 @@ class Config:
     skip_bad_rows: bool = option(
         False, "count and list bad rows instead of stopping", "跳过并列出坏行，而不是停止"
     )
-    output: str = option("", "folder for metrics.json and errors.csv (default: <run>/evaluation/<data>)",
-                         "metrics.json 与 errors.csv 的目录（默认 <运行目录>/evaluation/<数据名>）")  # fmt: skip
+    output: str = option(
+        "",
+        "folder for metrics.json and errors.csv (default: <run>/evaluation/<data>; beside a bundle)",
+        "metrics.json 与 errors.csv 的目录（默认 <运行目录>/evaluation/<数据名>；部署包则在其旁边）",
+    )
     seed: int = option(42, "seed of the intervals' resampling", "置信区间重采样的种子", least=0)
 
 
@@ -45,10 +48,10 @@ def run(config: Config) -> Iterator[Event]:
     from weitiao.data.quality import check_labels
     from weitiao.data.splits import column
     from weitiao.evaluation.base import write_errors
-    from weitiao.stages._predictor import Run, outputs_in_parts
+    from weitiao.stages._predictor import outputs_in_parts
     from weitiao.stages._prepare import read
 
-    trained = Run(config.run)
+    trained = _opened(config.run)
     task, answers = trained.task, trained.answers
     records, table, bad = read(task, config.data, config.columns, config.skip_bad_rows)
     if bad:
@@ -78,7 +81,7 @@ def run(config: Config) -> Iterator[Event]:
     folder = (
         Path(config.output)
         if config.output
-        else trained.folder / "evaluation" / Path(config.data).name.split(".")[0]
+        else beside(trained.folder) / Path(config.data).name.split(".")[0]
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -88,6 +91,47 @@ def run(config: Config) -> Iterator[Event]:
     write_errors(folder / "errors.csv", evaluation.worst_errors(predictions))
     yield NoteEvent(evaluation.report_text(report))
     yield ResultEvent(str(folder), {"scores": report["scores"]})
+
+
+def beside(folder: Path) -> Path:
+    """Where evaluations go: into a run, but not into a bundle, which holds nothing but what it was sealed with."""
+    from weitiao.runtime.bundle import is_bundle
+
+    return folder.with_name(f"{folder.name}-evaluation") if is_bundle(folder) else folder / "evaluation"
+
+
+def _opened(folder: str) -> Any:
+    from weitiao.runtime.bundle import is_bundle
+
+    if not is_bundle(folder):
+        from weitiao.stages._predictor import Run
+
+        return Run(folder)
+    from weitiao.runtime import load
+    from weitiao.runtime.predictor import Predictor
+
+    predictor = load(folder)
+    if not isinstance(predictor, Predictor):
+        raise WeitiaoError(
+            say(
+                f"{folder} is a language model: it has no task to score",
+                f"{folder} 是语言模型，没有可评分的任务",
+            )
+        )
+    return _Scored(predictor)
+
+
+class _Scored:
+    """A bundle with the parts of a run that scoring reads."""
+
+    def __init__(self, predictor: Any) -> None:
+        self.predictor, self.folder = predictor, predictor.bundle.folder
+        self.task, self.answers = predictor.task, predictor.answers
+
+    def outputs(self, records: Any) -> tuple[Any, list[Any]]:
+        tokenizer, longest = self.predictor.tokenizer, self.predictor.bundle.manifest["max_length"]
+        encoded = self.task.encode(records, tokenizer, longest, self.answers)
+        return encoded, self.predictor.run(encoded)
 
 
 def _majority(trained: Any) -> Any:

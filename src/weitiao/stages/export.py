@@ -7,7 +7,7 @@ from typing import Any
 
 from weitiao.core.config import option
 from weitiao.core.errors import WeitiaoError
-from weitiao.core.events import Event, NoteEvent, ResultEvent
+from weitiao.core.events import Event, NoteEvent, ProgressEvent, ResultEvent
 from weitiao.core.messages import say
 
 EXAMPLES = (
@@ -28,6 +28,14 @@ class Config:
     )
     output: str = option("", "the bundle's folder", "部署包目录")
     overwrite: bool = option(False, "replace a bundle that is there", "覆盖已有的部署包")
+    data: str = option("", "a table to prove the export by (default: the run's own held-out rows)",
+                       "用于验证导出的数据表（默认使用该次训练的留出数据）")  # fmt: skip
+    columns: dict[str, str] = option({}, "columns by role: text=review", "各角色对应的列：text=评论")
+    rows: int = option(200, "rows to prove the export by", "用于验证导出的数据行数", least=1)
+    tolerance: float = option(1e-3, "largest difference of the outputs that is let through",
+                              "输出允许的最大差异", least=0)  # fmt: skip
+    service: bool = option(True, "prove the HTTP service too, where it is installed",
+                           "已安装 HTTP 服务时一并验证")  # fmt: skip
     bits: int = option(
         32, "language model: bits of a weight, 4, 8, 16 or 32", "语言模型：每个权重的位数，4、8、16 或 32"
     )
@@ -60,27 +68,110 @@ def run(config: Config) -> Iterator[Event]:
         texts = read_texts(config.texts)
         yield from export_decoder(decoder, folder, name=name, bits=config.bits, texts=texts)
         return
-    from weitiao.core.runs import atomic_folder
-    from weitiao.runtime.bundle import seal
+    yield from _export(config, folder)
+
+
+def _export(config: Config, folder: Path) -> Iterator[Event]:
+    """Write, compare and seal one bundle; a failure leaves nothing."""
+    from weitiao.core.runs import atomic_folder, write_json
+    from weitiao.runtime.bundle import forget, seal
+    from weitiao.stages._bundle_card import bundle_card
+    from weitiao.stages._certificate import Certificate
+    from weitiao.stages._compressed import merged
+    from weitiao.stages._held_out import held_out
     from weitiao.stages._predictor import Run
+    from weitiao.stages._served import can_serve, served
 
     trained = Run(config.run)
+    rows = held_out(trained, config.data, config.columns, config.rows)
+    certificate = Certificate(
+        trained.task,
+        trained.answers,
+        lambda records: trained.task.encode(
+            records, trained.tokenizer, trained.description["max_length"], None
+        ),
+        rows.items,
+        rows.row_numbers,
+        config.tolerance,
+        rows.data,
+    )
+    yield ProgressEvent(say("comparing", "比对"), 0, len(rows.items))
+    certificate.compare("trained", lambda _: trained.outputs(certificate.records)[1])
+    if trained.description["tuning"] == "lora":
+        merged(trained.model)
+        certificate.compare("merged adapter", lambda _: trained.outputs(certificate.records)[1])
     with atomic_folder(folder) as new:
-        graph = write_model(trained, new)
+        described = manifest(trained, folder.name, write_model(trained, new))
         trained.tokenizer.save(str(new / "tokenizer.json"), pretty=False)
-        seal(new, manifest(trained, folder.name, graph))
+        reference = _compare_engines(new, described, certificate, rows)
+        if config.service and can_serve():
+            seal(new, described)
+            with served(new) as answers:
+                certificate.compare("HTTP service", answers)
+            forget(new)
+        certificate.check()
+        write_json(new / "certificate.json", certificate.as_json())
+        write_json(new / "reference.json", reference)
+        sizes = {path.name: path.stat().st_size for path in new.iterdir()}
+        card = bundle_card(described, certificate.as_json(), sizes)
+        (new / "README.md").write_text(card, encoding="utf-8")
+        seal(new, described | {"reference": "reference.json"})
+    for entry in certificate.compared[1:]:
+        off, same = entry["largest_difference"], 100 * entry["agreement"]
+        yield NoteEvent(
+            say(
+                f"{entry['name']}: outputs within {off:.1g}, {same:.2f} % of decisions the same",
+                f"{entry['name']}：输出相差不超过 {off:.1g}，判定一致率 {same:.2f} %",
+            )
+        )
     yield NoteEvent(say(f"Exported to {folder}", f"已导出到 {folder}"))
-    yield ResultEvent(str(folder), {})
+    yield ResultEvent(str(folder), {"certificate": certificate.as_json()})
+
+
+def _compare_engines(folder: Path, described: dict[str, Any], certificate: Any, rows: Any) -> dict[str, Any]:
+    """Run the rows through each engine installed, in each precision. Returns the statistics for drift."""
+    from weitiao.core import catalogue
+    from weitiao.runtime.bundle import Bundle
+    from weitiao.runtime.predictor import Predictor
+    from weitiao.runtime.reference import describe
+
+    reference: dict[str, Any] = {}
+    for name in catalogue.members("engines"):
+        kind = catalogue.member("engines", name)
+        for precision in kind.precisions if kind.installed() else ():
+            if precision not in kind.usable():
+                continue
+            bundle = Bundle(folder, described, "draft")
+            predictor = Predictor(bundle, engine=name, precision=precision)
+            certificate.compare(f"{name} {precision}", predictor.outputs, must=precision == "fp32")
+            if not reference:
+                texts = [predictor.task.shown(record) for record in certificate.records]
+                reference = describe(
+                    texts,
+                    certificate.expected,
+                    predictor.tokenizer,
+                    labels=rows.labels,
+                    embeddings=predictor.embed(texts),
+                )
+            predictor.close()
+    return reference
 
 
 def write_model(trained: Any, folder: Path) -> dict[str, Any]:
     """Write ``model.onnx``. Returns the manifest's part about it."""
-    from weitiao.models.encoder import Encoder
+    from weitiao.models.encoder import MODEL_TYPES, Encoder
     from weitiao.models.onnx_graph import encoder_graph, write_graph
 
     model = trained.model
     if not isinstance(model.backbone, Encoder):
-        raise NotImplementedError
+        kind = model.config.get("model_type")
+        raise WeitiaoError(
+            say(
+                f"A {kind} model cannot be exported yet: only {', '.join(MODEL_TYPES)}. "
+                "weitiao predict RUN works without a bundle",
+                f"暂不能导出 {kind} 模型，仅支持 {', '.join(MODEL_TYPES)}。可直接使用 weitiao predict 运行目录",
+            )
+        )
     encoder = {name: tensor.numpy() for name, tensor in model.backbone.state_dict().items()}
     head = {name: tensor.numpy() for name, tensor in model.head.state_dict().items()}
     types = trained.task.name == "text_matching" and model.backbone.shape.type_vocab_size > 1
@@ -99,11 +190,14 @@ def write_model(trained: Any, folder: Path) -> dict[str, Any]:
 def manifest(trained: Any, name: str, graph: dict[str, Any]) -> dict[str, Any]:
     """The bundle's manifest, but for what ``seal`` adds."""
     described = trained.description
-    keys = ("task", "task_options", "answers", "max_length", "head", "base")
+    keys = ("task", "task_options", "answers", "max_length", "head")
+    base = described["base"]
     return {
         "kind": "predictor",
         "name": name,
         **{key: described[key] for key in keys},
+        # Of a base that was a folder on this machine only the last part of its path concerns others.
+        "base": {**base, "name": Path(base["name"]).name if base["route"] == "folder" else base["name"]},
         "graph": graph,
         "recipe": [],
     }
