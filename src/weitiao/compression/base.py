@@ -7,7 +7,7 @@ A member is a dataclass whose ``option`` fields are settings. Steps ``on`` the `
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from weitiao.core.errors import BadRow, WeitiaoError
@@ -48,7 +48,6 @@ class Subject:
     teacher_tokenizer: Any
     seed: int = 42
     graph: Any = None
-    notes: Facts = field(default_factory=dict)
 
     @property
     def encoder(self) -> "Encoder":

@@ -113,8 +113,6 @@ class Compressing:
             recipe[-1]["after"] = last.as_json()
             self.points.append(last)
             yield NoteEvent(_line(last, start))
-            if self.config.keep_trainable and step.on == "model":
-                write_trainable(self.scratch / "trainable" / str(number), compressed)
         last.recipe = recipe
         self._last = (subject, recipe)
         return last
