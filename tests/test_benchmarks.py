@@ -233,7 +233,18 @@ def test_each_data_set_is_read_by_its_task(name, shared_data):
 def test_the_command_lists_what_there_is(capsys):
     assert command.main([]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == ["accuracy", "cold_predict", "head_only", "loss", "pilot", "pooling", "speed"]
+    assert {
+        "accuracy",
+        "cold_predict",
+        "decoding",
+        "inference",
+        "loss",
+        "pooling",
+        "service",
+        "speed",
+    } <= set(listed)
+    assert listed == sorted(listed)
+    assert not {"data", "harness", "ours", "peer", "load"} & set(listed), "these are not benchmarks"
     assert command.main(["sped"]) == 2
     assert "'sped'" in capsys.readouterr().err
 

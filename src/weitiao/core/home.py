@@ -1,4 +1,4 @@
-"""Where Weitiao keeps what it fetched or measured. Apart from ``sources``, because a cold start pays for each import."""
+"""Where Weitiao keeps what it fetched or measured. Apart from ``sources``: a cold start pays for each import."""
 
 import os
 from pathlib import Path

@@ -54,7 +54,7 @@ class _JoinedLinear(torch.autograd.Function):
 
 
 def joined(layers: Sequence[nn.Module], x_TI: Tensor) -> Tensor:
-    """The outputs of linear layers side by side, ``[T, sum of O]``; one product where none is wrapped (by LoRA, say)."""
+    """The outputs of linear layers side by side, ``[T, sum of O]``: one product where none is wrapped, as by LoRA."""
     if all(type(layer) is Linear for layer in layers):
         weights, biases = ([getattr(layer, name) for layer in layers] for name in ("weight", "bias"))
         return _JoinedLinear.apply(x_TI, *weights, *biases)
@@ -64,9 +64,7 @@ def joined(layers: Sequence[nn.Module], x_TI: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_T3D: Tensor, packed: Packed, heads: int, key: int, p: float) -> Tensor:
-        out_TD, lse_TH = native.attention_forward(
-            qkv_T3D, packed.starts_B, packed.lengths_B, heads, key, p
-        )
+        out_TD, lse_TH = native.attention_forward(qkv_T3D, packed.starts_B, packed.lengths_B, heads, key, p)
         ctx.save_for_backward(qkv_T3D, out_TD, lse_TH)
         ctx.packed, ctx.settings = packed, (heads, key, p)
         return out_TD
@@ -76,9 +74,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         qkv_T3D, out_TD, lse_TH = ctx.saved_tensors
         texts = (ctx.packed.starts_B, ctx.packed.lengths_B)
-        grad = native.attention_backward(
-            qkv_T3D, *texts, *ctx.settings, out_TD, lse_TH, grad_TD.contiguous()
-        )
+        grad = native.attention_backward(qkv_T3D, *texts, *ctx.settings, out_TD, lse_TH, grad_TD.contiguous())
         return grad, None, None, None, None
 
 
@@ -91,7 +87,14 @@ def attention(qkv_T3D: Tensor, packed: Packed, heads: int, dropout: Dropout | No
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, key: int, p: float
+        ctx: Any,
+        x_TD: Tensor,
+        residual_TD: Tensor,
+        weight_D: Tensor,
+        bias_D: Tensor,
+        eps: float,
+        key: int,
+        p: float,
     ) -> Tensor:
         x_TD, residual_TD = x_TD.contiguous(), residual_TD.contiguous()
         y_TD, mean_T, rstd_T = native.norm_forward(x_TD, residual_TD, weight_D, bias_D, eps, key, p)
@@ -106,7 +109,9 @@ class _AddNorm(torch.autograd.Function):
         return *grads, None, None, None
 
 
-def add_norm(norm: nn.LayerNorm, x_TD: Tensor, residual_TD: Tensor, dropout: Dropout | None, p: float) -> Tensor:
+def add_norm(
+    norm: nn.LayerNorm, x_TD: Tensor, residual_TD: Tensor, dropout: Dropout | None, p: float
+) -> Tensor:
     """LayerNorm(residual + dropout(x))."""
     key, p = (0, 0.0) if dropout is None or p == 0 else (dropout.key(), p)
     return _AddNorm.apply(x_TD, residual_TD, norm.weight, norm.bias, norm.eps, key, p)
