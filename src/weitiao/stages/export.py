@@ -77,7 +77,6 @@ def _export(config: Config, folder: Path) -> Iterator[Event]:
     from weitiao.runtime.bundle import forget, seal
     from weitiao.stages._bundle_card import bundle_card
     from weitiao.stages._certificate import Certificate
-    from weitiao.stages._compressed import merged
     from weitiao.stages._held_out import held_out
     from weitiao.stages._predictor import Run
     from weitiao.stages._served import can_serve, served
@@ -97,8 +96,7 @@ def _export(config: Config, folder: Path) -> Iterator[Event]:
     )
     yield ProgressEvent(say("comparing", "比对"), 0, len(rows.items))
     certificate.compare("trained", lambda _: trained.outputs(certificate.records)[1])
-    if trained.description["tuning"] == "lora":
-        merged(trained.model)
+    if merge(trained.model):
         certificate.compare("merged adapter", lambda _: trained.outputs(certificate.records)[1])
     with atomic_folder(folder) as new:
         described = manifest(trained, folder.name, write_model(trained, new))
@@ -157,21 +155,24 @@ def _compare_engines(folder: Path, described: dict[str, Any], certificate: Any, 
     return reference
 
 
+def merge(model: Any) -> bool:
+    """Put a model's adapters into its weights; whether there were any."""
+    found = False
+    for module in list(model.backbone.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "get_base_layer") and hasattr(child, "merge"):
+                child.merge()
+                setattr(module, name, child.get_base_layer())
+                found = True
+    return found
+
+
 def write_model(trained: Any, folder: Path) -> dict[str, Any]:
     """Write ``model.onnx``. Returns the manifest's part about it."""
-    from weitiao.models.encoder import MODEL_TYPES, Encoder
     from weitiao.models.onnx_graph import encoder_graph, write_graph
 
     model = trained.model
-    if not isinstance(model.backbone, Encoder):
-        kind = model.config.get("model_type")
-        raise WeitiaoError(
-            say(
-                f"A {kind} model cannot be exported yet: only {', '.join(MODEL_TYPES)}. "
-                "weitiao predict RUN works without a bundle",
-                f"暂不能导出 {kind} 模型，仅支持 {', '.join(MODEL_TYPES)}。可直接使用 weitiao predict 运行目录",
-            )
-        )
+    _check_architecture(model, trained.description["tuning"])
     encoder = {name: tensor.numpy() for name, tensor in model.backbone.state_dict().items()}
     head = {name: tensor.numpy() for name, tensor in model.head.state_dict().items()}
     types = trained.task.name == "text_matching" and model.backbone.shape.type_vocab_size > 1
@@ -185,6 +186,33 @@ def write_model(trained: Any, folder: Path) -> dict[str, Any]:
         "embedding": "embedding",
         "padding_id": int(model.config.get("pad_token_id") or 0),
     }
+
+
+def _check_architecture(model: Any, tuning: str) -> None:
+    """Raise unless the graph would compute all that the model does."""
+    import torch
+
+    from weitiao.models.encoder import MODEL_TYPES, Encoder
+
+    kind, whole = model.config.get("model_type"), isinstance(model.backbone, Encoder)
+    if kind not in MODEL_TYPES:
+        raise WeitiaoError(
+            say(
+                f"A {kind} model cannot be exported yet: only {', '.join(MODEL_TYPES)}. "
+                "weitiao predict RUN works without a bundle",
+                f"暂不能导出 {kind} 模型，仅支持 {', '.join(MODEL_TYPES)}。可直接使用 weitiao predict 运行目录",
+            )
+        )
+    with torch.device("meta"):  # names only, no memory
+        plain = Encoder(model.backbone.shape).state_dict() if whole else {}
+    if not whole or plain.keys() ^ model.backbone.state_dict().keys():
+        raise WeitiaoError(
+            say(
+                f"What {tuning} adds cannot be put into the model's weights, so there is no export of it yet. "
+                "weitiao predict RUN works without a bundle",
+                f"{tuning} 增加的部分无法并入模型权重，暂不能导出。可直接使用 weitiao predict 运行目录",
+            )
+        )
 
 
 def manifest(trained: Any, name: str, graph: dict[str, Any]) -> dict[str, Any]:
