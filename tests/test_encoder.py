@@ -533,7 +533,9 @@ def test_states_of_some_tokens_are_those_of_all(first_layer: int, checkpointing:
     encoder = Encoder(Shape(60, 32, 2, 2, 64, 64))
     encoder.checkpointing = checkpointing
     packed = pack([np.arange(n) for n in (3, 9, 12)])
-    start = {"first_layer": first_layer, "hidden_TD": encoder.lower(packed, first_layer)} if first_layer else {}
+    start = (
+        {"first_layer": first_layer, "hidden_TD": encoder.lower(packed, first_layer)} if first_layer else {}
+    )
     rows = torch.tensor([0, 3, 5, 23])
     some, whole = encoder(packed, rows_R=rows, **start), encoder(packed, **start)
     assert some.shape == (4, 32)

@@ -44,7 +44,7 @@ def evaluate(run: "str | Path | Run", data: Any, *, show: bool = False, **settin
     from weitiao.stages import evaluate as stage
     from weitiao.stages.evaluate import beside
 
-    folder = Path(getattr(run, "folder", run))
+    folder = Path(run) if isinstance(run, str | Path) else run.folder
     path = _as_path(data, beside(folder), "data")
     events = _consume(stage.run(build(stage.Config, {"run": str(folder), "data": path, **settings})), show)
     return events[-1].as_json()["result"]["scores"]

@@ -73,8 +73,10 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         qkv_T3D, out_TD, lse_TH = ctx.saved_tensors
-        texts = (ctx.packed.starts_B, ctx.packed.lengths_B)
-        grad = native.attention_backward(qkv_T3D, *texts, *ctx.settings, out_TD, lse_TH, grad_TD.contiguous())
+        starts_B, lengths_B, (heads, key, p) = ctx.packed.starts_B, ctx.packed.lengths_B, ctx.settings
+        grad = native.attention_backward(
+            qkv_T3D, starts_B, lengths_B, heads, key, p, out_TD, lse_TH, grad_TD.contiguous()
+        )
         return grad, None, None, None, None
 
 
@@ -105,7 +107,11 @@ class _AddNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
-        grads = native.norm_backward(*ctx.saved_tensors, *ctx.settings, grad_TD.contiguous())
+        x_TD, residual_TD, weight_D, mean_T, rstd_T = ctx.saved_tensors
+        key, p = ctx.settings
+        grads = native.norm_backward(
+            x_TD, residual_TD, weight_D, mean_T, rstd_T, key, p, grad_TD.contiguous()
+        )
         return *grads, None, None, None
 
 

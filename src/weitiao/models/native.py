@@ -105,7 +105,9 @@ def attention_backward(
     size = out_TD.shape[1]
     grad_T3D = torch.empty_like(qkv_T3D)
     library().attention_backward(
-        *_pointers(*qkv_T3D.split(size, 1), 3 * size, starts_B, lengths_B, len(starts_B), heads, size // heads),
+        *_pointers(
+            *qkv_T3D.split(size, 1), 3 * size, starts_B, lengths_B, len(starts_B), heads, size // heads
+        ),
         *_dropout(key, p),
         *_pointers(out_TD, lse_TH, grad_TD, *grad_T3D.split(size, 1)),
     )
