@@ -50,7 +50,7 @@ def main() -> int:
               "在中文论文标题与英文银行问句上微调 multilingual-e5-small ……"))  # fmt: skip
     run = finetune(
         data=rows("train"), test_data=rows("test"), task="text_classification", output=OUTPUT,
-        num_epochs=3, batch_size=32, learning_rate=3e-4, max_length=64, overwrite=True, start="probe",
+        num_epochs=3, batch_size=32, learning_rate=1e-4, max_length=64, overwrite=True, start="probe",
     )  # fmt: skip
     print(say("\nUnseen texts:", "\n未见过的文本："))
     for text, answer in zip(UNSEEN, run.predict(UNSEEN), strict=True):
