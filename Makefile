@@ -34,19 +34,21 @@ demo: install  ## Fine-tune on real data in both languages and show the result
 test: install  ## Run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: install  ## Lint, format check, types, direction of imports, generated pages
+check: install  ## Lint, format check, types, direction of imports, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/make_commands.py --check
+	$(BIN)/python deploy/make.py --check
 
 format: install  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install  ## Write docs/commands.md anew from the command line
+docs: install  ## Write docs/commands.md and deploy's generated files anew
 	$(BIN)/python docs/make_commands.py
+	$(BIN)/python deploy/make.py
 
 bench: install  ## Run the benchmarks and keep their results under comparisons/
 	$(BIN)/python -m benchmarks $(ARGS)

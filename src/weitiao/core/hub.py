@@ -17,6 +17,8 @@ PATIENCE_SECONDS = 3.0
 FILES = {
     "model": [
         "config.json",
+        "generation_config.json",
+        "chat_template.jinja",
         "*token*.json",
         "vocab*",
         "merges.txt",

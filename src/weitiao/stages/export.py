@@ -150,6 +150,7 @@ def _compare_engines(folder: Path, described: dict[str, Any], certificate: Any, 
                     predictor.tokenizer,
                     labels=rows.labels,
                     embeddings=predictor.embed(texts),
+                    encoded=predictor.encode(certificate.records),
                 )
             predictor.close()
     return reference
