@@ -35,7 +35,7 @@ class Adapter(OwnAdapter):
         choices=("gelu", "relu", "silu", "tanh"),
     )
 
-    learning_rate = 1e-3
+    learning_rate = 3e-3
 
     def apply(self, model: "TextModel") -> None:
         from weitiao.models.bottleneck import Bottleneck
