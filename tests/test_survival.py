@@ -181,7 +181,7 @@ def test_kill_after_kill_ends_in_the_same_weights(
     assert (folder / "report.html").exists()
 
 
-@pytest.mark.parametrize("tuning", ["lora", "adalora", "p_tuning"])
+@pytest.mark.parametrize("tuning", ["lora", "adalora"])
 def test_kill_in_mid_epoch_in_bf16(
     settings: list[str], undisturbed: Callable[..., dict[str, str]], tmp_path: Path, tuning: str
 ) -> None:
