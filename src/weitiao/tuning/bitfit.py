@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Bitfit(OwnAdapter):
     """Biases: those of linear layers and of LayerNorms."""
 
-    learning_rate = 2e-3
+    learning_rate = 5e-3
 
     def apply(self, model: "TextModel") -> None:
         freeze(model)
