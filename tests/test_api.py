@@ -192,7 +192,7 @@ def test_the_scores_of_a_table(run: Any, rows: list[dict[str, str]], tmp_path: P
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["predict"], "Name a run and a text"),
+        (["predict"], "Name a run or a bundle, and a text"),
         (["predict", "nowhere", "text"], "nowhere"),
         (["evaluate", "nowhere"], "Name a run and a table"),
         (["finetune"], "No data"),

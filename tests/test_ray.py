@@ -1,4 +1,7 @@
-"""The service on Ray Serve, started as a user starts it: one answer from many processes, and the death of one of them."""
+"""The service on Ray Serve, started as a user starts it: one answer from many processes, and the death of one of them.
+
+What starts Ray is for ``make soak``: beside another worker on two cores its own time limits run out now and then.
+"""
 
 import json
 import os
@@ -164,6 +167,7 @@ def served(folder):
     made.end(signal.SIGKILL)
 
 
+@pytest.mark.soak
 def test_replicas_answer_as_one_process_does(served, expected):
     assert len(served.replicas()) == 2
     for _ in range(6):
@@ -175,6 +179,7 @@ def test_replicas_answer_as_one_process_does(served, expected):
     assert json.loads(served.get("/v2/health/ready"))["ready"] is True
 
 
+@pytest.mark.soak
 def test_metrics_tell_of_all_replicas(served):
     for _ in range(20):
         served.post("/predict/topics", {"texts": TEXTS})
@@ -197,6 +202,7 @@ def kill_one(served, load_of_clients):
     return killed, load_of_clients.count(killed)
 
 
+@pytest.mark.soak
 def test_a_killed_replica_is_replaced_while_the_other_answers(served, expected):
     with Load(served, "reviews", expected[0]) as clients:
         killed, meanwhile = kill_one(served, clients)
@@ -210,6 +216,7 @@ def test_a_killed_replica_is_replaced_while_the_other_answers(served, expected):
     assert clients.count(replaced)["failed"] == 0
 
 
+@pytest.mark.soak
 def test_after_sigterm_no_process_is_left(served):
     everything = served.processes()
     assert len(everything) > 4

@@ -170,7 +170,7 @@ def test_gradients_are_clipped(tiny_model):
     parts = make_parts(open_model(tiny_model), table(), learning_rate=1e-9)
     parts.max_grad_norm = 1e-3
     seen = []
-    parts.optimizer.register_step_pre_hook(
+    parts.optimizer.register_step_post_hook(  # afterwards: the optimizer itself scales them
         lambda optimizer, *_: seen.append(
             math.sqrt(sum(float(p.grad.pow(2).sum()) for g in optimizer.param_groups for p in g["params"]))
         )

@@ -1,8 +1,8 @@
 """Heads: from the backbone's hidden states to a task's outputs.
 
 A head says which tokens it reads (``rows``) and gets their hidden states ``[R, D]`` in fp32. Pooling: ``mean`` over a
-text's tokens (what e5 and most sentence encoders were trained with), ``cls`` its first token, ``own`` the architecture's
-pooler (first token, dense, tanh), which ``transformers`` has under its classification heads.
+text's tokens (what e5 and most sentence encoders were trained with), ``cls`` its first token, ``own`` the
+architecture's pooler (first token, dense, tanh), which ``transformers`` has under its classification heads.
 """
 
 from typing import Any
