@@ -7,6 +7,7 @@ import torch
 
 from weitiao.core.device import resident_bytes
 from weitiao.core.events import EstimateEvent
+from weitiao.models.backbone import TextModel
 from weitiao.training.loop import Parts, loss_of
 
 # Measured on CPUs: AdamW reads and writes seven numbers a parameter; 12 GB/s is a cautious rate for that.
@@ -17,7 +18,8 @@ def estimate(parts: Parts, evaluated_tokens: int) -> EstimateEvent:
     """Time one micro-batch of typical length forwards and backwards, and count up.
 
     Memory: what the process holds now, four numbers a trained parameter (weight copy, gradient, two moments), and the
-    activations of the measured micro-batch, and at the end the saved model read back beside the one in memory.
+    activations of the measured micro-batch, and at the end, beside the model in memory, the saved one: its file, what
+    is read from it, and the model made of that.
 
     Args:
         evaluated_tokens: tokens that will be run forwards only, for evaluation.
@@ -32,9 +34,15 @@ def estimate(parts: Parts, evaluated_tokens: int) -> EstimateEvent:
     tokens = parts.total_steps / parts.batches.steps_per_epoch * float(lengths.sum())
     seconds = tokens * both / batch.tokens + evaluated_tokens * forward / batch.tokens
     seconds += parts.total_steps * trained * OPTIMIZER_BYTES / OPTIMIZER_BYTES_PER_SECOND
-    saved = sum(p.numel() * p.element_size() for p in parts.model.parameters())
-    peak = before + 12 * trained + max(resident_bytes() - before, 0) + 2 * saved
+    peak = before + 12 * trained + max(resident_bytes() - before, 0) + 3 * whole_bytes(parts.model)
     return EstimateEvent(memory_bytes=int(peak), seconds=seconds)
+
+
+def whole_bytes(model: TextModel) -> int:
+    """The size of the model as it is saved: with all of its embeddings, of which training may hold those in use."""
+    rest = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if "word_embeddings" not in n)
+    shape = model.backbone.shape
+    return rest + 4 * getattr(shape, "vocab_size", 0) * shape.hidden_size
 
 
 def _time(parts: Parts, batch: Any) -> tuple[float, float]:
