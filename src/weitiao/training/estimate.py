@@ -40,7 +40,9 @@ def estimate(parts: Parts, evaluated_tokens: int) -> EstimateEvent:
 
 def whole_bytes(model: TextModel) -> int:
     """The size of the model as it is saved: with all of its embeddings, of which training may hold those in use."""
-    rest = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if "word_embeddings" not in n)
+    rest = sum(
+        p.numel() * p.element_size() for n, p in model.named_parameters() if "word_embeddings" not in n
+    )
     shape = model.backbone.shape
     return rest + 4 * getattr(shape, "vocab_size", 0) * shape.hidden_size
 
