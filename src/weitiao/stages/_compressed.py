@@ -53,17 +53,6 @@ def _read_graph(folder: Path) -> Any:
     return model
 
 
-def merged(model: TextModel) -> TextModel:
-    """The model with its adapters in its weights."""
-    if any("lora_" in name for name, _ in model.named_parameters()):
-        for module in list(model.backbone.modules()):
-            for name, child in list(module.named_children()):
-                if hasattr(child, "get_base_layer") and hasattr(child, "merge"):
-                    child.merge()
-                    setattr(module, name, child.get_base_layer())
-    return model
-
-
 def write_bundle(
     folder: Path,
     compressed: Compressed,

@@ -73,6 +73,7 @@ def run(config: Config) -> Iterator[Event]:
 
 def _export(config: Config, folder: Path) -> Iterator[Event]:
     """Write, compare and seal one bundle; a failure leaves nothing."""
+    from weitiao.core.config import make_member
     from weitiao.core.runs import atomic_folder, write_json
     from weitiao.runtime.bundle import forget, seal
     from weitiao.stages._bundle_card import bundle_card
@@ -96,7 +97,9 @@ def _export(config: Config, folder: Path) -> Iterator[Event]:
     )
     yield ProgressEvent(say("comparing", "比对"), 0, len(rows.items))
     certificate.compare("trained", lambda _: trained.outputs(certificate.records)[1])
-    if merge(trained.model):
+    tuning = make_member("tuning", trained.description["tuning"], trained.description["tuning_options"])
+    tuning.merge(trained.model)
+    if tuning.merges:
         certificate.compare("merged adapter", lambda _: trained.outputs(certificate.records)[1])
     with atomic_folder(folder) as new:
         described = manifest(trained, folder.name, write_model(trained, new))
@@ -154,18 +157,6 @@ def _compare_engines(folder: Path, described: dict[str, Any], certificate: Any, 
                 )
             predictor.close()
     return reference
-
-
-def merge(model: Any) -> bool:
-    """Put a model's adapters into its weights; whether there were any."""
-    found = False
-    for module in list(model.backbone.modules()):
-        for name, child in list(module.named_children()):
-            if hasattr(child, "get_base_layer") and hasattr(child, "merge"):
-                child.merge()
-                setattr(module, name, child.get_base_layer())
-                found = True
-    return found
 
 
 def write_model(trained: Any, folder: Path) -> dict[str, Any]:
