@@ -99,7 +99,7 @@ class Predictor:
         encodings = encode_texts(self.tokenizer, texts, self.bundle.manifest["max_length"])
         ids = Ragged.of(encoding.ids for encoding in encodings)
         marks = np.zeros((len(ids), 2), np.int64) if "marks" in self.inputs else None
-        rows = self._rows(Encoded(ids, marks=marks), name)
+        (rows,) = self._rows(Encoded(ids, marks=marks), name)
         return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
     def encode(self, records: Any) -> Encoded:
@@ -108,11 +108,16 @@ class Predictor:
 
     def run(self, encoded: Encoded) -> list[np.ndarray]:
         """The head's outputs for each encoded example, laid out as in ``training.outputs.outputs_of``."""
-        rows = self._rows(encoded, self.output)
+        (rows,) = self._rows(encoded, self.output)
         if encoded.per_example == 1:
             return rows
         size = encoded.per_example
         return [np.stack(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+    def run_and_embed(self, encoded: Encoded) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The head's outputs and the unit vectors of examples of one text each, in one run of the graph."""
+        outputs, vectors = self._rows(encoded, self.output, self.bundle.manifest["graph"]["embedding"])
+        return outputs, vectors
 
     def close(self) -> None:
         """Let go of the graph."""
@@ -128,12 +133,12 @@ class Predictor:
         for batch in batches(Encoded(ids, marks=marks), self.inputs, self.padding):
             engine.run(batch.inputs, [self.output])
 
-    def _rows(self, encoded: Encoded, name: str) -> list[np.ndarray]:
-        """The output called ``name`` for each row of ``encoded.ids``; an output for each token loses its padding."""
-        found: list[Any] = [None] * len(encoded.ids)
-        by_token = self.bundle.manifest["head"]["type"] == "token" and name == self.output
+    def _rows(self, encoded: Encoded, *names: str) -> list[list[np.ndarray]]:
+        """Each named output for each row of ``encoded.ids``; an output for each token loses its padding."""
+        found: list[list[Any]] = [[None] * len(encoded.ids) for _ in names]
+        by_token = self.bundle.manifest["head"]["type"] == "token"
         for batch in batches(encoded, self.inputs, self.padding):
-            values = self.engine.run(batch.inputs, [name])[0]
-            for row, length, value in zip(batch.rows, batch.lengths, values, strict=True):
-                found[row] = value[:length] if by_token else value
+            for name, place, values in zip(names, found, self.engine.run(batch.inputs, names), strict=True):
+                for row, length, value in zip(batch.rows, batch.lengths, values, strict=True):
+                    place[row] = value[:length] if by_token and name == self.output else value
         return found

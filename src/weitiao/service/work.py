@@ -11,11 +11,13 @@ from weitiao.runtime.reference import decision, unknown_id, unknown_share
 
 @dataclass(frozen=True)
 class Result:
-    """One item's answer, logits or vector; its tokens as the model read them; the share of unknown pieces."""
+    """One item's answer, logits or vector; its tokens as the model read them; the share of unknown pieces; its
+    embedding, where drift wants it and it came with the answer."""
 
     value: Any
     tokens: int
     unknown: float
+    vector: Any = None
 
 
 class Work:
@@ -28,6 +30,9 @@ class Work:
     def __init__(self, model: str, predictor: Any, metrics: Any = None) -> None:
         self.model, self.predictor, self.metrics = model, predictor, metrics
         self.embeds = bool(predictor.bundle.manifest["graph"].get("embedding"))
+        # A lone text is read for its answer as it is read for its embedding: one run of the graph gives both.
+        lone = len(predictor.task.text_keys) == 1 and predictor.bundle.manifest["head"]["type"] == "pooled"
+        self._together = self.embeds and lone
         self._unknown = unknown_id(predictor.tokenizer)
 
     def compute(self, kind: str, items: list[Any]) -> list[Result]:
@@ -35,14 +40,16 @@ class Work:
         return self._embed(items) if kind == "embed" else self._predict(kind, items)
 
     def observe(self, kind: str, items: list[Any], results: Sequence[Result]) -> None:
-        """Tell the metrics of predictions; what drift wants embedded is embedded here, in one go."""
+        """Tell the metrics of predictions; what drift still wants embedded is embedded here, in one go."""
         if self.metrics is None or kind != "predict":
             return
         texts = [self.predictor.task.shown(record) for record in items]
-        wanted = [i for i in range(len(texts)) if self.embeds and self.metrics.wants_embedding(self.model)]
-        vectors = (
-            dict(zip(wanted, self.predictor.embed([texts[i] for i in wanted]), strict=True)) if wanted else {}
-        )
+        if self._together:
+            vectors = {place: result.vector for place, result in enumerate(results)}
+        else:
+            wanted = [place for place, wants in enumerate(self._wanted(len(texts))) if wants]
+            found = self.predictor.embed([texts[i] for i in wanted]) if wanted else ()
+            vectors = dict(zip(wanted, found, strict=True))
         for place, (text, result) in enumerate(zip(texts, results, strict=True)):
             names, score = decision(result.value)
             self.metrics.observe_prediction(
@@ -52,7 +59,13 @@ class Work:
     def _predict(self, kind: str, records: list[dict[str, Any]]) -> list[Result]:
         predictor = self.predictor
         encoded = predictor.encode(records)
-        values: Sequence[Any] = predictor.run(encoded)
+        wanted = self._wanted(len(records)) if kind == "predict" and self._together else []
+        vectors: Sequence[Any] = ()
+        values: Sequence[Any]
+        if any(wanted):
+            values, vectors = predictor.run_and_embed(encoded)
+        else:
+            values = predictor.run(encoded)
         if kind == "predict":
             values = predictor.task.answers(values, encoded, columns_of(records), predictor.answers)
         found, ids = [], encoded.ids
@@ -62,8 +75,14 @@ class Work:
                 ids.offsets[(place + 1) * encoded.per_example],
             )
             pieces = ids.values[start:end]
-            found.append(Result(value, len(pieces), unknown_share(pieces, self._unknown)))
+            vector = vectors[place] if any(wanted) and wanted[place] else None
+            found.append(Result(value, len(pieces), unknown_share(pieces, self._unknown), vector))
         return found
+
+    def _wanted(self, texts: int) -> list[bool]:
+        """Which of so many texts drift wants embedded."""
+        able = self.embeds and self.metrics is not None
+        return [able and self.metrics.wants_embedding(self.model) for _ in range(texts)]
 
     def _embed(self, texts: list[str]) -> list[Result]:
         vectors = self.predictor.embed(texts)
