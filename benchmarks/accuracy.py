@@ -11,7 +11,6 @@ from benchmarks import data, harness, ours, peer
 from benchmarks.harness import Entry
 
 TEXTS, TEST_TEXTS = 1000, 1000
-DEFAULT_RATE = 1e-4  # where no pilot has chosen one
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
@@ -46,9 +45,9 @@ def _entry(
 
 
 def piloted_rate(dataset: str, comparisons: Path) -> float:
-    """The learning rate that was best for the Trainer in the pilot."""
+    """The learning rate that was best for the Trainer in the pilot, else the data set's."""
     path = comparisons / "pilot" / dataset / "result.json"
-    return json.loads(path.read_text("utf-8"))["best_rate"] if path.exists() else DEFAULT_RATE
+    return json.loads(path.read_text("utf-8"))["best_rate"] if path.exists() else data.DATASETS[dataset].rate
 
 
 def settings_for(config: dict[str, Any], seed: int) -> dict[str, Any]:
