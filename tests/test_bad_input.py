@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from weitiao.cli import main
+from weitiao.core.runs import sha256
+from weitiao.stages._predictor import weights_hash
 
 Rows = list[list[str]]
 Refused = Callable[..., str]
@@ -371,6 +373,16 @@ def test_an_adapter_on_other_weights_is_refused(
         assert "trained on other weights" in refused("predict", folder, "some text")
     finally:
         weights.write_bytes(content)
+
+
+def test_weights_in_several_files_are_hashed_whole(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.safetensors").write_bytes(bytes([number]))
+    before = weights_hash(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"other")
+    assert weights_hash(tmp_path) != before
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    assert weights_hash(tmp_path) == sha256(tmp_path / "model-00001-of-00002.safetensors")
 
 
 def test_data_that_a_run_cannot_be_scored_on(

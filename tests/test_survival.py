@@ -221,6 +221,21 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(
     assert weights(copy) == undisturbed()
 
 
+def test_other_data_is_refused_and_the_checkpoints_stay(
+    settings: list[str], undisturbed: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    data = shutil.copytree(settings[settings.index("--data") + 1], tmp_path / "data")
+    mine = [str(data) if part == settings[2] else part for part in settings]
+    kill_at("tempfile.mkdtemp", "step-00000009", 1, *mine, "--output", tmp_path / "run")
+    original = (data / "dev.csv").read_text("utf-8")
+    (data / "dev.csv").write_text(original.replace("?", "!"), "utf-8")
+    code, said = command("finetune", "--output", tmp_path / "run", "--resume")
+    assert code == 2 and "The dev data is not what this run began with" in said and "Traceback" not in said
+    (data / "dev.csv").write_text(original, "utf-8")
+    resume(tmp_path / "run")
+    assert weights(tmp_path / "run") == undisturbed()
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(
     settings: list[str], undisturbed: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """A trained model in memory: loaded from its folder, ready to answer. What ``weitiao.load`` returns."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from weitiao.core.config import make_member
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, ProgressEvent
 from weitiao.core.messages import say
-from weitiao.core.runs import read_events, read_json
+from weitiao.core.runs import read_events, read_json, sha256
 from weitiao.data.encode import Encoded, load_tokenizer
 from weitiao.models.backbone import TextModel, open_backbone
 from weitiao.models.heads import make_head
@@ -122,16 +123,17 @@ def _base(description: dict[str, Any]) -> Path:
 
 
 def weights_hash(folder: Path) -> str:
-    """The SHA-256 of a model's first weights file; taken from the cache's manifest where it is there."""
-    from weitiao.core.runs import sha256
+    """The SHA-256 of a model's weights: of its file, or of all its files' hashes where there are several.
 
-    file = sorted(folder.glob("model*.safetensors"))[0]
+    Taken from the cache's manifest where it is there.
+    """
     manifest = folder / "manifest.json"
-    if manifest.exists():
-        entry = read_json(manifest).get("files", {}).get(file.name)
-        if entry:
-            return entry["sha256"] if isinstance(entry, dict) else entry
-    return sha256(file)
+    known = read_json(manifest).get("files", {}) if manifest.exists() else {}
+    found = []
+    for file in sorted(folder.glob("model*.safetensors")):
+        entry = known.get(file.name) or sha256(file)
+        found.append(entry["sha256"] if isinstance(entry, dict) else entry)
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def outputs_in_parts(run: Run, records: Any, rows: int = 2000) -> Iterator[Event | tuple[Encoded, list[Any]]]:

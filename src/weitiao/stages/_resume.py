@@ -44,6 +44,24 @@ def stored(config: Any) -> Any:
     return build(type(config), stored | {name: given[name] for name in may_change if name in given})
 
 
+def digests(sources: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The hash of each table of a run, kept in its checkpoints."""
+    return {name: source["sha256"] for name, source in sources.items()}
+
+
+def same_data(began_with: dict[str, str], sources: dict[str, dict[str, Any]]) -> None:
+    """Refuse to go on with other data: what was learnt and what is scored would no longer belong together."""
+    now = digests(sources)
+    for name, digest in began_with.items():
+        if now.get(name) != digest:
+            raise WeitiaoError(
+                say(
+                    f"The {name} data is not what this run began with: put it back, or begin anew with --overwrite",
+                    f"{name} 数据已与本次运行开始时不同：请恢复原数据，或用 --overwrite 重新开始",
+                )
+            )
+
+
 def is_complete(folder: Path) -> bool:
     """Whether nothing is left to do: the report is written last."""
     return all((folder / name).exists() for name in ("model", "metrics.json", "report.html"))

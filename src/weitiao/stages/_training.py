@@ -25,7 +25,7 @@ from weitiao.core.events import (
     ProgressEvent,
 )
 from weitiao.core.messages import say
-from weitiao.core.runs import atomic_file, remove_leftovers
+from weitiao.core.runs import atomic_file, read_json, remove_leftovers
 from weitiao.core.version import __version__
 from weitiao.data.encode import Ragged, load_tokenizer
 from weitiao.models.backbone import TextModel, open_backbone
@@ -35,7 +35,7 @@ from weitiao.models.kernels import Dropout
 from weitiao.models.known import KNOWN, resolve_model
 from weitiao.models.saving import start_pooler
 from weitiao.stages import _finish, _prepare, _save
-from weitiao.stages._resume import how_to_resume
+from weitiao.stages._resume import digests, how_to_resume, same_data
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
@@ -304,6 +304,7 @@ class Training:
                 "warning",
             )
             return 0
+        same_data(read_json(path / "state.json").get("data", {}), self.data.sources)
         state = checkpoint.load(path, self.model, parts.optimizer, parts.hooks)
         self.best = state["best"]
         yield NoteEvent(say(f"Going on from step {state['step']}", f"从第 {state['step']} 步继续"))
@@ -326,7 +327,7 @@ class Training:
         yield EvaluationEvent(step, "dev", scores, self.monitor, better)
 
     def _save(self, step: int) -> Event:
-        state = {"step": step, "best": self.best}
+        state = {"step": step, "best": self.best, "data": digests(self.data.sources)}
         path = checkpoint.save(self.checkpoints, self.model, self.parts.optimizer, state, self.tuning)
         checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, int(self.best["step"]))
         return CheckpointEvent(step, str(path))
