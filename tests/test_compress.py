@@ -16,6 +16,7 @@ from weitiao.reporting.pareto import best, page, picture, table_text
 from weitiao.runtime import load, open_bundle
 from weitiao.stages import compress
 from weitiao.stages._compress_data import read_texts
+from weitiao.stages._held_out import held_out
 from weitiao.stages._measure import Point
 from weitiao.stages._target import Target, read_target
 
@@ -75,6 +76,45 @@ def test_steps_end_in_a_bundle_that_says_what_each_of_them_cost(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
     answers = load(folder, **QUICK).predict(["银行卡丢了 3", "the card 9"])
     assert len(answers) == 2 and {answer["label"] for answer in answers} <= set("abc")
+
+
+def test_a_compressed_bundle_has_a_certificate_a_reference_and_a_card_that_says_what_agrees(run, tmp_path):
+    """Steps that cost decisions: the certificate tells them; only the service has to answer as the graph does."""
+    pytest.importorskip("fastapi")
+    folder = tmp_path / "small"
+    steps = {"steps": "layers+int8", "keep_layers": 1, "int8_agreement": 0.0, "int8_way": "dynamic"}
+    given = compressed(run, folder, **steps)["certificate"]
+    bundle = open_bundle(folder)
+    certificate, reference = (
+        json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("certificate", "reference")
+    )
+    assert certificate == given and {"certificate.json", "reference.json"} <= set(bundle.manifest["files"])
+    forms = {entry["name"]: entry for entry in certificate["compared"]}
+    assert list(forms) == ["trained", "onnxruntime fp32", "HTTP service"]
+    graph, service = forms["onnxruntime fp32"], forms["HTTP service"]
+    assert graph["against"] == "trained" and not graph["must"] and graph["largest_difference"] > 1e-3
+    assert service["against"] == "onnxruntime fp32" and service["must"]
+    assert service["agreement"] == 1 and service["largest_difference"] <= service["tolerance"] == 1e-6
+    assert (
+        certificate["data"]["part"] == "test"
+        and certificate["rows"] == bundle.manifest["recipe"][0]["after"]["rows"]
+    )
+    # The rows and decisions that the certificate names are those of the models themselves.
+    trained, predictor = weitiao.load(run), load(folder, **QUICK)
+    rows = held_out(trained, "", {}, 200)
+    was, now = trained.predict(rows.items), predictor.predict(rows.items)
+    changed = [
+        {"row": row, "was": a["label"], "is": b["label"]}
+        for row, a, b in zip(rows.row_numbers, was, now, strict=True) if a["label"] != b["label"]
+    ]  # fmt: skip
+    assert [{key: one[key] for key in ("row", "was", "is")} for one in graph["changed"]] == changed
+    assert reference["texts"] == len(rows.items) and reference["embedding"]["dimension"] == 32
+    labels = [answer["label"] for answer in now]
+    assert reference["decisions"] == {name: labels.count(name) for name in reference["decisions"]}
+    card = (folder / "README.md").read_text("utf-8")
+    assert f"{100 * graph['agreement']:.2f} % of {len(rows.items)} held-out rows" in card
+    assert "一致率" in card and "layers + int8" in card and "| as trained |" in card
+    assert bundle.manifest["reference"] == "reference.json"
 
 
 def test_a_recipe_taken_again_gives_the_same_model(run, tmp_path):

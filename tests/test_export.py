@@ -11,6 +11,7 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.runtime import load
 from weitiao.stages._certificate import Certificate, decision, item_of
 from weitiao.stages._predictor import Run
+from weitiao.stages._served import in_requests
 
 ROWS = [
     {"text": f"{word} {n}", "label": label}
@@ -168,6 +169,40 @@ def test_a_form_that_only_answers_is_compared_by_its_scores(certificate):
     assert same["compares"] == "scores" and same["agreement"] == 1 and same["largest_difference"] < 1e-6
     off = made.compare("off", lambda items: [{**a, "score": a["score"] - 0.01} for a in run.predict(items)])
     assert off["largest_difference"] == pytest.approx(0.01) and off["agreement"] == 1
+
+
+def test_a_form_may_be_held_against_another_than_the_first(certificate):
+    run, made = certificate
+
+    def turned(items):
+        return [-logits for logits in run.outputs(made.records)[1]]
+
+    far = made.compare("turned", turned, must=False)
+    assert far["agreement"] == 0 and far["against"] == "trained"
+    near = made.compare("again", turned, against="turned", tolerance=0)
+    assert near["agreement"] == 1 and near["largest_difference"] == 0
+    made.check()
+    made.compare("other", run.predict, against="turned", tolerance=0)
+    with pytest.raises(
+        WeitiaoError, match=r"other is not turned: scores .* 8 of 8 decisions changed"
+    ) as caught:
+        made.check()
+    assert "--tolerance" not in str(caught.value)
+
+
+def test_a_request_carries_no_more_than_the_service_takes():
+    items = ["a" * 20_000] * 9 + ["b"] * 40 + [("c", "d")]
+    parts = list(in_requests(items))
+    assert [item for part in parts for item in part] == items
+    assert [len(part) for part in parts] == [7, 32, 11]
+
+
+def test_a_row_that_the_service_would_refuse_proves_nothing(runs, tmp_path):
+    table = tmp_path / "long.jsonl"
+    rows = [{"text": "the card " * count, "label": "card"} for count in (1, 5000, 2)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    certificate = weitiao.export(runs / "full", tmp_path / "b", data=str(table))
+    assert certificate["rows"] == 2
 
 
 def test_decisions_of_every_shape():

@@ -17,7 +17,8 @@ SHOWN = 3  # changed rows that an error names; the certificate lists all
 
 @dataclass
 class Certificate:
-    """Compares forms of one model on some rows. The first one compared is what the others are held against.
+    """Compares forms of one model on some rows. The first one compared is what the others are held against, but
+    where an earlier form is named.
 
     Attributes:
         encode: records -> token ids, as the task's answers need them.
@@ -38,39 +39,48 @@ class Certificate:
     def __post_init__(self) -> None:
         self.records = records_of(self.task, self.items)
         self.encoded = self.encode(self.records)
-        self.reference: list[Any] = []
-        self.expected: list[Any] = []
+        self._forms: dict[str, tuple[list[Any], list[Any]]] = {}  # outputs and answers by name
 
-    def compare(self, name: str, outputs_fn: Outputs, *, must: bool = True) -> dict[str, Any]:
+    def compare(
+        self,
+        name: str,
+        outputs_fn: Outputs,
+        *,
+        must: bool = True,
+        against: str = "",
+        tolerance: float | None = None,
+    ) -> dict[str, Any]:
         """Run the rows through one more form of the model and note how it differs.
 
         Args:
             outputs_fn: items -> for each the raw outputs (an array), or the answer in the shape of ``predict``, where
                 a form gives no outputs (a service); then scores are compared in their place.
             must: a difference beyond the tolerance, or another decision, is a failure.
+            against: the form to hold it against; empty: the first one.
+            tolerance: of this form, where it is another than the certificate's.
 
         Returns:
-            the entry of the certificate: ``name, must, largest_difference, agreement, changed``.
+            the entry of the certificate: ``name, must, against, tolerance, largest_difference, agreement, changed``.
         """
         found = list(outputs_fn(self.items))
         raw = isinstance(found[0], np.ndarray)
         answers = self._answers(found) if raw else found
-        if not self.compared:
-            self.reference, self.expected = found, answers
-        differences = [
-            _difference(a, b) for a, b in (zip(self.reference, found, strict=True) if raw
-                                           else zip(self.expected, answers, strict=True))
-        ]  # fmt: skip
+        self._forms[name] = found, answers
+        against = against or next(iter(self._forms))
+        tolerance = self.tolerance if tolerance is None else tolerance
+        reference, expected = self._forms[against]
+        pairs = zip(reference, found, strict=True) if raw else zip(expected, answers, strict=True)
+        differences = [_difference(a, b) for a, b in pairs]
         changed = []
-        for row, was, now, difference in zip(
-            self.row_numbers, self.expected, answers, differences, strict=True
-        ):
+        for row, was, now, difference in zip(self.row_numbers, expected, answers, differences, strict=True):
             before, after = decision(was), decision(now)
-            if before != after or (before is None and difference > self.tolerance):
+            if before != after or (before is None and difference > tolerance):
                 changed.append({"row": row, "was": before, "is": after, "difference": difference})
         entry = {
             "name": name,
             "must": must,
+            "against": against,
+            "tolerance": tolerance,
             "compares": "outputs" if raw else "scores",
             "largest_difference": max(differences, default=0.0),
             "agreement": 1 - len(changed) / len(self.items),
@@ -86,20 +96,28 @@ class Certificate:
             WeitiaoError: naming the form, the difference and the first rows.
         """
         for entry in self.compared:
-            off, changed = entry["largest_difference"], entry["changed"]
-            if not entry["must"] or (off <= self.tolerance and not changed):
+            off, changed, tolerance = entry["largest_difference"], entry["changed"], entry["tolerance"]
+            if not entry["must"] or (off <= tolerance and not changed):
                 continue
+            first = entry["against"] == self.compared[0]["name"]
+            other = say("the trained model", "训练模型") if first else entry["against"]
+            way = say(" Allow more with --tolerance", "可用 --tolerance 放宽") if first else ""
             rows = ", ".join(str(one["row"]) for one in changed[:SHOWN])
             where = say(f" (rows {rows})", f"（第 {rows} 行）") if changed else ""
             raise WeitiaoError(
                 say(
-                    f"{entry['name']} is not the trained model: outputs differ by up to {off:.2g} "
-                    f"(tolerance {self.tolerance:g}), {len(changed)} of {len(self.items)} decisions changed{where}. "
-                    "Nothing was written. Allow more with --tolerance",
-                    f"{entry['name']} 与训练模型不一致：输出最大相差 {off:.2g}（容差 {self.tolerance:g}），"
-                    f"{len(self.items)} 条中有 {len(changed)} 条判定改变{where}。未写入任何文件。可用 --tolerance 放宽",
+                    f"{entry['name']} is not {other}: {entry['compares']} differ by up to {off:.2g} "
+                    f"(tolerance {tolerance:g}), {len(changed)} of {len(self.items)} decisions changed{where}. "
+                    f"Nothing was written.{way}",
+                    f"{entry['name']} 与{other}不一致：{'输出' if entry['compares'] == 'outputs' else '分数'}最大相差 "
+                    f"{off:.2g}（容差 {tolerance:g}），{len(self.items)} 条中有 {len(changed)} 条判定改变{where}。"
+                    f"未写入任何文件。{way}",
                 )
             )
+
+    def answers_of(self, name: str) -> list[Any]:
+        """What a form answered for the rows, in the shapes of ``predict``."""
+        return self._forms[name][1]
 
     def as_json(self) -> dict[str, Any]:
         """What ``certificate.json`` holds; row numbers and decisions, never a text."""

@@ -1,6 +1,7 @@
 """A compression from its config to its bundle: makes the candidates, measures each step, picks, writes."""
 
 import copy
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
@@ -12,19 +13,23 @@ from weitiao.core.catalogue import member
 from weitiao.core.config import make_member, options, settings_of
 from weitiao.core.device import set_threads
 from weitiao.core.errors import WeitiaoError
-from weitiao.core.events import Event, NoteEvent, ResultEvent
+from weitiao.core.events import Event, NoteEvent, ProgressEvent, ResultEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_file
 from weitiao.reporting.pareto import page, table_text
 from weitiao.runtime.bundle import open_bundle
 from weitiao.stages import _ladder
+from weitiao.stages._certificate import Certificate
 from weitiao.stages._compress_data import gather
 from weitiao.stages._compressed import Compressed, write_bundle, write_trainable
+from weitiao.stages._held_out import chosen_rows
 from weitiao.stages._measure import Point, measure
 from weitiao.stages._predictor import Run
+from weitiao.stages._proof import Proof
 from weitiao.stages._target import read_target, speedup
 
 Step = tuple[str, dict[str, Any]]  # a member's name and its settings
+PROVED_ROWS = 200  # of those measured on, compared with the trained model
 
 
 class Compressing:
@@ -44,7 +49,9 @@ class Compressing:
             if isinstance(item, Event):
                 yield item
             else:
-                self.rows, self.texts, self.measured = item
+                self.rows, self.texts, self.measured = item.rows, item.texts, item.measured
+                yield ProgressEvent(say("comparing", "比对"), 0, PROVED_ROWS)
+                self.proof = self._proof(item.source)
         with tempfile.TemporaryDirectory(prefix="weitiao-") as scratch:
             self.scratch = Path(scratch)
             if target is None:
@@ -70,12 +77,34 @@ class Compressing:
         names = self.config.steps.split("+")
         return _in_order([(name, settings_of(self.config, "compression", name)) for name in names])
 
+    def _proof(self, source: dict[str, Any]) -> Proof:
+        """The trained model on some rows, and with its adapter merged, as it is from now on."""
+        trained, config = self.trained, self.config
+        rows = chosen_rows(trained.task, self.measured, PROVED_ROWS, source)
+        description = trained.description
+        certificate = Certificate(
+            trained.task,
+            trained.answers,
+            lambda records: trained.task.encode(records, trained.tokenizer, description["max_length"], None),
+            rows.items,
+            rows.row_numbers,
+            data=rows.data,
+        )
+        certificate.compare("trained", lambda _: trained.outputs(certificate.records)[1])
+        tuning = make_member("tuning", description["tuning"], description["tuning_options"])
+        tuning.merge(trained.model)
+        if tuning.merges:
+            certificate.compare(
+                "merged adapter", lambda _: trained.outputs(certificate.records)[1], must=False
+            )
+        engine = "" if config.engine == "auto" else config.engine
+        return Proof(certificate, rows.labels, False, engine, config.threads, config.service)
+
     # --- candidates
 
     def _subject(self) -> Subject:
         """A fresh copy of the trained model, to be changed."""
         description, teacher = self.trained.description, self.trained.model
-        make_member("tuning", description["tuning"], description["tuning_options"]).merge(teacher)
         return Subject(
             copy.deepcopy(teacher), self.trained.tokenizer, self.trained.task, self.trained.answers,
             description["max_length"], self.rows, self.texts, teacher, self.trained.tokenizer, self.config.seed,
@@ -163,15 +192,23 @@ class Compressing:
         compressed = Compressed.of(subject, self.trained)
         if self.config.keep_trainable:
             write_trainable(Path(f"{self.output}-trainable"), compressed)
-        write_bundle(self.output, compressed, self.output.name, recipe, extra, table_text(points))
-        yield NoteEvent(table_text(points))
+        table = table_text(points)
+        proof = dataclasses.replace(self.proof, table=table)
+        yield ProgressEvent(say("comparing", "比对"), 0, len(proof.certificate.items))
+        write_bundle(self.output, compressed, self.output.name, recipe, extra, proof)
+        yield ProgressEvent(
+            say("comparing", "比对"), len(proof.certificate.items), len(proof.certificate.items)
+        )
+        yield NoteEvent(table)
+        yield from proof.notes()
         yield NoteEvent(
             say(
                 f"Bundle: {self.output}   picture: {self.output / 'compression.html'}",
                 f"部署包：{self.output}   图：{self.output / 'compression.html'}",
             )
         )
-        yield ResultEvent(str(self.output), {"points": points, "recipe": recipe})
+        found = {"points": points, "recipe": recipe, "certificate": proof.certificate.as_json()}
+        yield ResultEvent(str(self.output), found)
 
 
 def _in_order(steps: list[Step]) -> list[Step]:

@@ -1,6 +1,7 @@
 """The texts of a compression: labelled rows to calibrate on, unlabelled texts, and the rows that it is measured on."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,26 @@ from weitiao.core.messages import say
 MOST_ROWS = 20_000  # labelled rows that steps may look at
 SHARE = 4  # of a table that must serve for both, one part in so many is calibrated on
 
-Found = tuple[list[dict[str, Any]], list[str], Any]
+
+@dataclass(frozen=True)
+class Found:
+    """What a compression looks at.
+
+    Attributes:
+        rows: labelled records, to calibrate and train on.
+        texts: unlabelled texts.
+        measured: records to measure on, which are in neither of the others.
+        source: the table that these are of: its name and hash.
+    """
+
+    rows: list[dict[str, Any]]
+    texts: list[str]
+    measured: Any
+    source: dict[str, Any]
 
 
 def gather(config: Any, trained: Any) -> Iterator[Event | Found]:
-    """The last item is (labelled rows, texts, measured records). What is measured on is in neither of the others.
+    """Read the tables; the last item is the ``Found``.
 
     Raises:
         WeitiaoError: there is nothing to measure on, or a file that cannot be read.
@@ -23,12 +39,15 @@ def gather(config: Any, trained: Any) -> Iterator[Event | Found]:
     from weitiao.stages._prepare import read
 
     own: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
     if not (config.data and config.calibration):
-        own = yield from _of_run(trained, required=not config.data)
+        own, sources = yield from _of_run(trained, required=not config.data)
     task = trained.task
-    measured = own.get("test") or own.get("dev")
+    part = next((name for name in ("test", "dev") if own.get(name)), "")
+    measured, source = own.get(part), {**sources.get(part, {}), "part": part}
     if config.data:
-        measured, _, _ = read(task, config.data, config.columns, False)
+        measured, table, _ = read(task, config.data, config.columns, False)
+        source = {"name": Path(table.name).name, "sha256": table.sha256}
         _check(trained, measured)
     calibrated = [own[name] for name in ("dev", "train") if name in own and own[name] is not measured]
     if config.calibration:
@@ -55,11 +74,11 @@ def gather(config: Any, trained: Any) -> Iterator[Event | Found]:
     measured = measured.select(_spread(len(measured), config.measure_rows))
     rows = [row for part in calibrated for row in part.select(_spread(len(part), MOST_ROWS)).to_list()]
     texts = [text for name in config.corpus for text in read_texts(name)]
-    yield rows, texts, measured
+    yield Found(rows, texts, measured, source)
 
 
 def _of_run(trained: Any, required: bool) -> Any:
-    """The run's own parts, read and cut as they were for its training; {} where its table is gone."""
+    """The run's own parts, read and cut as they were for its training, and their tables; {} where those are gone."""
     from weitiao.core.config import build, read_yaml
     from weitiao.stages import _prepare, finetune
 
@@ -75,12 +94,12 @@ def _of_run(trained: Any, required: bool) -> Any:
         settings = build(finetune.Config, read_yaml(path))
         for item in _prepare.prepare(trained.task, settings):
             if isinstance(item, _prepare.Prepared):
-                return item.records
+                return item.records, item.sources
             yield item
     except WeitiaoError:
         if required:
             raise
-    return {}
+    return {}, {}
 
 
 def _check(trained: Any, records: Any) -> None:

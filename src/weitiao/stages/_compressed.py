@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weitiao.compression.base import Subject
 from weitiao.core.runs import atomic_folder, write_json
@@ -12,6 +12,9 @@ from weitiao.core.version import __version__
 from weitiao.models.backbone import TextModel
 from weitiao.models.saving import DESCRIPTION, save_tensors, save_weights, transformers_class
 from weitiao.stages._save import PROBLEMS
+
+if TYPE_CHECKING:
+    from weitiao.stages._proof import Proof
 
 
 @dataclass
@@ -59,14 +62,17 @@ def write_bundle(
     name: str,
     recipe: Sequence[Mapping[str, Any]],
     extra: Mapping[str, str] | None = None,
-    table: str = "",
+    proof: "Proof | None" = None,
 ) -> None:
     """Write a bundle whole or not at all.
 
     Args:
         recipe: the steps taken.
         extra: further files, by name.
-        table: what the card shows of the measurements.
+        proof: writes certificate, reference and card; None: there are none.
+
+    Raises:
+        WeitiaoError: what the proof finds.
     """
     from weitiao.compression._pack import pack_zeros
     from weitiao.models.onnx_graph import write_graph
@@ -86,9 +92,8 @@ def write_bundle(
         compressed.tokenizer.save(str(new / "tokenizer.json"), pretty=False)
         for file_name, text in (extra or {}).items():
             (new / file_name).write_text(text, encoding="utf-8")
-        if table:
-            (new / "README.md").write_text(f"# {name}\n\n{table}\n", encoding="utf-8")
-        seal(new, {**manifest(compressed, name, graph), "recipe": list(recipe)})
+        described = {**manifest(compressed, name, graph), "recipe": list(recipe)}
+        seal(new, proof.write(new, described) if proof else described)
 
 
 def write_trainable(folder: Path, compressed: Compressed) -> None:

@@ -30,9 +30,9 @@ def held_out(trained: Any, data: str, columns: dict[str, str], rows: int) -> Hel
         from weitiao.runtime.tables import record_parts
 
         records = [record for part in record_parts(trained.task, data, columns) for record in part]
-        return _chosen(trained.task, records, rows, {"name": Path(data).name, "sha256": sha256(data)})
+        return chosen_rows(trained.task, records, rows, {"name": Path(data).name, "sha256": sha256(data)})
     records, source = _of_run(trained)
-    return _chosen(trained.task, records, rows, source)
+    return chosen_rows(trained.task, records, rows, source)
 
 
 def _of_run(trained: Any) -> tuple[Any, dict[str, Any]]:
@@ -57,7 +57,13 @@ def _of_run(trained: Any) -> tuple[Any, dict[str, Any]]:
     return prepared.records[part], {**prepared.sources[part], "part": part}
 
 
-def _chosen(task: Any, records: Any, rows: int, source: dict[str, Any]) -> HeldOut:
+def chosen_rows(task: Any, records: Any, rows: int, source: dict[str, Any]) -> HeldOut:
+    """At most ``rows`` of some records, evenly spread, but those that ``predict`` or the service would not take.
+
+    Raises:
+        WeitiaoError: none is left.
+    """
+    from weitiao.service.limits import Sizes
     from weitiao.stages._certificate import item_of
 
     step = max(len(records) / rows, 1.0)
@@ -66,7 +72,9 @@ def _chosen(task: Any, records: Any, rows: int, source: dict[str, Any]) -> HeldO
     for place in places:
         record = records[place]
         item = item_of(task, record)
-        if item is not None:
+        if item is None:
+            continue
+        if max(map(len, [item] if isinstance(item, str) else item)) <= Sizes.text_characters:
             found.items.append(item)
             found.row_numbers.append(record["row_number"])
             if task.label_key in record:

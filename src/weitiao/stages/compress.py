@@ -61,6 +61,8 @@ class Config:
         choices=("auto", "onnxruntime", "openvino"),
     )
     threads: int = option(0, "CPU threads (0: all)", "CPU 线程数（0：全部）", least=0)
+    service: bool = option(True, "prove the HTTP service too, where it is installed",
+                           "已安装 HTTP 服务时一并验证")  # fmt: skip
     overwrite: bool = option(False, "replace a bundle that is there", "覆盖已有的部署包")
     seed: int = option(42, "seed of everything random", "随机种子", least=0)
     member_values: dict[str, Any] = field(default_factory=dict)

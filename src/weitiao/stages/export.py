@@ -74,13 +74,12 @@ def run(config: Config) -> Iterator[Event]:
 def _export(config: Config, folder: Path) -> Iterator[Event]:
     """Write, compare and seal one bundle; a failure leaves nothing."""
     from weitiao.core.config import make_member
-    from weitiao.core.runs import atomic_folder, write_json
-    from weitiao.runtime.bundle import forget, seal
-    from weitiao.stages._bundle_card import bundle_card
+    from weitiao.core.runs import atomic_folder
+    from weitiao.runtime.bundle import seal
     from weitiao.stages._certificate import Certificate
     from weitiao.stages._held_out import held_out
     from weitiao.stages._predictor import Run
-    from weitiao.stages._served import can_serve, served
+    from weitiao.stages._proof import Proof
 
     trained = Run(config.run)
     rows = held_out(trained, config.data, config.columns, config.rows)
@@ -101,62 +100,14 @@ def _export(config: Config, folder: Path) -> Iterator[Event]:
     tuning.merge(trained.model)
     if tuning.merges:
         certificate.compare("merged adapter", lambda _: trained.outputs(certificate.records)[1])
+    proof = Proof(certificate, rows.labels, service=config.service)
     with atomic_folder(folder) as new:
         described = manifest(trained, folder.name, write_model(trained, new))
         trained.tokenizer.save(str(new / "tokenizer.json"), pretty=False)
-        reference = _compare_engines(new, described, certificate, rows)
-        if config.service and can_serve():
-            seal(new, described)
-            with served(new) as answers:
-                certificate.compare("HTTP service", answers)
-            forget(new)
-        certificate.check()
-        write_json(new / "certificate.json", certificate.as_json())
-        write_json(new / "reference.json", reference)
-        sizes = {path.name: path.stat().st_size for path in new.iterdir()}
-        card = bundle_card(described, certificate.as_json(), sizes)
-        (new / "README.md").write_text(card, encoding="utf-8")
-        seal(new, described | {"reference": "reference.json"})
-    for entry in certificate.compared[1:]:
-        off, same = entry["largest_difference"], 100 * entry["agreement"]
-        yield NoteEvent(
-            say(
-                f"{entry['name']}: outputs within {off:.1g}, {same:.2f} % of decisions the same",
-                f"{entry['name']}：输出相差不超过 {off:.1g}，判定一致率 {same:.2f} %",
-            )
-        )
+        seal(new, proof.write(new, described))
+    yield from proof.notes()
     yield NoteEvent(say(f"Exported to {folder}", f"已导出到 {folder}"))
     yield ResultEvent(str(folder), {"certificate": certificate.as_json()})
-
-
-def _compare_engines(folder: Path, described: dict[str, Any], certificate: Any, rows: Any) -> dict[str, Any]:
-    """Run the rows through each engine installed, in each precision. Returns the statistics for drift."""
-    from weitiao.core import catalogue
-    from weitiao.runtime.bundle import Bundle
-    from weitiao.runtime.predictor import Predictor
-    from weitiao.runtime.reference import describe
-
-    reference: dict[str, Any] = {}
-    for name in catalogue.members("engines"):
-        kind = catalogue.member("engines", name)
-        for precision in kind.precisions if kind.installed() else ():
-            if precision not in kind.usable():
-                continue
-            bundle = Bundle(folder, described, "draft")
-            predictor = Predictor(bundle, engine=name, precision=precision)
-            certificate.compare(f"{name} {precision}", predictor.outputs, must=precision == "fp32")
-            if not reference:
-                texts = [predictor.task.shown(record) for record in certificate.records]
-                reference = describe(
-                    texts,
-                    certificate.expected,
-                    predictor.tokenizer,
-                    labels=rows.labels,
-                    embeddings=predictor.embed(texts),
-                    encoded=predictor.encode(certificate.records),
-                )
-            predictor.close()
-    return reference
 
 
 def write_model(trained: Any, folder: Path) -> dict[str, Any]:
