@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 from toy import make, make_parts, open_model
 
+from weitiao.compression._pack import pack_zeros
 from weitiao.compression._quantise import groups
 from weitiao.compression._relations import relation_loss
 from weitiao.compression._tokenizer import closed, indispensable, pieces_of, trimmed, used_pieces, with_margin
@@ -362,6 +364,18 @@ def test_packed_tensors_come_back_bit_by_bit(tmp_path):
     small["a::values"] = small["a::values"][:-1]
     with pytest.raises(ValueError, match="bits are set"):
         unpack(small)
+
+
+def test_only_weights_are_packed_in_a_graph():
+    """An all-zero vector is a zero point, which engines must see as a constant to compute in whole numbers."""
+    zeros = {"weight": np.zeros((64, 64), np.int8), "zero_point": np.zeros(4096, np.int8)}
+    nodes = [helper.make_node("Identity", [name], [f"{name}.out"]) for name in zeros]
+    outputs = [helper.make_tensor_value_info(f"{name}.out", TensorProto.INT8, None) for name in zeros]
+    tensors = [numpy_helper.from_array(value, name) for name, value in zeros.items()]
+    packed, saved = pack_zeros(helper.make_model(helper.make_graph(nodes, "g", [], outputs, tensors)))
+    assert saved > 3000
+    assert "zero_point" in {t.name for t in packed.graph.initializer}
+    assert "weight" not in {t.name for t in packed.graph.initializer}
 
 
 # --- int8

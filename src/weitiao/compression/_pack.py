@@ -23,7 +23,9 @@ def pack_zeros(model: Any) -> tuple[Any, int]:
     kept: list[Any] = []
     saved = 0
     for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor) if np.prod(tensor.dims) >= LEAST else np.zeros(0)
+        # Weights only: a zero point that is not plainly constant keeps engines from whole-number products.
+        weight = len(tensor.dims) == 2 and np.prod(tensor.dims) >= LEAST
+        values = numpy_helper.to_array(tensor) if weight else np.zeros(0)
         bits, left = np.packbits(values.ravel() != 0), values[values != 0]
         small = bits.nbytes + left.nbytes + left.itemsize
         if not values.size or values.dtype not in (np.float32, np.int8) or small > WORTH * values.nbytes:
