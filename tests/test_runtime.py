@@ -14,6 +14,7 @@ from weitiao.cli import main
 from weitiao.core.errors import WeitiaoError
 from weitiao.runtime import load, open_bundle
 from weitiao.runtime.batches import batches
+from weitiao.runtime.bundle import SEAL, seal
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ("the card", "good money", "银行卡丢了", "转账 failed", "bad bank", "查一下余额 now")
@@ -223,8 +224,11 @@ def copied(made, tmp_path):
     return Path(shutil.copytree(made("classes")[1], tmp_path / "copy"))
 
 
-def _change(folder: Path, **parts) -> None:
+def _change(folder: Path, sealed: bool = False, **parts) -> None:
+    """Edit the manifest; ``sealed``: leave its own hash in it, so that the edit shows."""
     manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
+    if not sealed:
+        manifest.pop(SEAL, None)
     (folder / "bundle.json").write_text(json.dumps(manifest | parts), encoding="utf-8")
 
 
@@ -241,6 +245,7 @@ DAMAGES = {
     "is not one that this version reads": lambda f: _change(f, version=99),
     "file name": lambda f: _change(f, files={"../x": {"sha256": "", "bytes": 0}}),
     "kind": lambda f: _change(f, kind="other"),
+    "changed since it was sealed": lambda f: _change(f, sealed=True, max_length=8),
     "damaged": lambda f: (f / "bundle.json").write_text("[" * 100_000),
     "is not a bundle": lambda f: (f / "bundle.json").unlink(),
 }
@@ -264,11 +269,52 @@ def _flip(path: Path) -> None:
 def test_the_version_follows_the_bytes(made, copied):
     assert open_bundle(copied).version == open_bundle(made("classes")[1]).version
     (copied / "README.md").write_text("other", encoding="utf-8")
-    from weitiao.runtime.bundle import seal
-
     manifest = json.loads((copied / "bundle.json").read_text("utf-8"))
     seal(copied, {k: v for k, v in manifest.items() if k not in ("files", "created", "code_version")})
     assert open_bundle(copied).version != open_bundle(made("classes")[1]).version
+
+
+def test_answers_cannot_be_swapped_in_the_manifest(made, copied):
+    manifest = json.loads((copied / "bundle.json").read_text("utf-8"))
+    answers = manifest["answers"] | {"names": manifest["answers"]["names"][::-1]}
+    _change(copied, sealed=True, answers=answers)
+    with pytest.raises(
+        WeitiaoError, match=r"bundle.json has been changed since it was sealed\. Export or copy"
+    ):
+        open_bundle(copied)
+    # Somebody who seals it anew, or takes the hash away, makes another version of it.
+    original = open_bundle(made("classes")[1]).version
+    _change(copied)
+    assert open_bundle(copied).version != original
+    seal(copied, json.loads((copied / "bundle.json").read_text("utf-8")))
+    assert open_bundle(copied).version != original
+
+
+def test_when_and_by_what_a_bundle_was_written_makes_no_other_version(made, copied):
+    original = open_bundle(made("classes")[1])
+    _change(copied, sealed=True, created="2000-01-01T00:00:00+00:00", code_version="0.0.1")
+    assert open_bundle(copied).version == original.version
+    seal(copied, original.manifest)
+    assert open_bundle(copied).version == original.version
+    assert open_bundle(copied).manifest[SEAL] == original.manifest[SEAL]
+
+
+def test_a_bundle_sealed_before_manifests_had_a_hash_is_read(made, copied):
+    _change(copied)
+    assert SEAL not in (bundle := open_bundle(copied)).manifest
+    assert bundle.version == open_bundle(made("classes")[1]).version
+    assert load(copied, engine="onnxruntime").predict(["good"])
+
+
+def test_a_manifest_that_names_another_graph_has_it_looked_at(copied):
+    """Also where every file was verified before: only the graph that the manifest named then was."""
+    (copied / "other.onnx").write_bytes(b"garbage" * 10)
+    manifest = json.loads((copied / "bundle.json").read_text("utf-8"))
+    seal(copied, manifest)
+    open_bundle(copied)
+    seal(copied, manifest | {"graph": manifest["graph"] | {"file": "other.onnx"}})
+    with pytest.raises(WeitiaoError, match=r"other\.onnx"):
+        open_bundle(copied)
 
 
 # --- engines

@@ -25,7 +25,7 @@ from weitiao.cli import main
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.safe_files import check_onnx, open_tokenizer, read_safe_json, read_safetensors_header
 from weitiao.models.known import check_folder
-from weitiao.runtime.bundle import MANIFEST, open_bundle, seal
+from weitiao.runtime.bundle import MANIFEST, SEAL, open_bundle, seal
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -441,6 +441,7 @@ def test_the_hub_s_own_links_are_let_through(model: Path, tmp_path: Path) -> Non
 def edited(**changes: Any) -> Harm:
     def harm(folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        del manifest[SEAL]  # or the change would be refused whatever it is
         (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}), encoding="utf-8")
 
     return harm
@@ -453,6 +454,7 @@ def renamed(name: str) -> Harm:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         manifest["files"][name] = manifest["files"].pop("model.onnx")
         manifest["graph"]["file"] = name
+        del manifest[SEAL]
         (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
     return harm

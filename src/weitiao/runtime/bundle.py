@@ -1,13 +1,15 @@
 """The bundle: a folder that predicts without torch. ``bundle.json`` says what is in it and hashes every file.
 
-    bundle.json       format, kind, task, answers, head, graph, recipe, base, files {name: {sha256, bytes}}
+    bundle.json       format, kind, task, answers, head, graph, recipe, base, files {name: {sha256, bytes}}, and its
+                      own manifest_sha256 over all of that
     model.onnx        the graph (its large tensors beside it, in model.onnx.data)
     tokenizer.json
     certificate.json  what export compared, and what it found
     reference.json    statistics of the training data, for drift
     README.md         the card
 
-A folder is opened only if it holds just what the manifest lists, byte for byte. Nothing in it can run code.
+A folder is opened only if it holds just what the manifest lists, byte for byte, and the manifest itself is as it was
+sealed (one written before manifests were has no hash of its own, and is read all the same). Nothing in it can run code.
 """
 
 import hashlib
@@ -35,11 +37,14 @@ PARTS = {
     "decoder": (*COMMON, "chat_template", "eos_token_ids"),
 }
 LARGEST_MANIFEST = 16 << 20
+SEAL = "manifest_sha256"
+VOLATILE = ("created", "code_version", SEAL)  # says nothing about what the bundle answers
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. ``version``: 12 hex digits that change with any byte of any file."""
+    """An opened bundle. ``version``: 12 hex digits that change with any byte of any file and with what the manifest
+    says, but for when and by which version of Weitiao it was written."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -74,7 +79,8 @@ def seal(folder: Path, manifest: dict[str, Any]) -> None:
     """Write ``bundle.json`` over the files that lie in ``folder``: the last step of making a bundle.
 
     Args:
-        manifest: everything but ``format``, ``version``, ``files``, ``code_version`` and ``created``.
+        manifest: everything but ``format``, ``version``, ``files``, ``code_version``, ``created`` and its hash; where
+            it has those, they are written anew.
     """
     files = {
         path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
@@ -82,33 +88,43 @@ def seal(folder: Path, manifest: dict[str, Any]) -> None:
         if path.name != MANIFEST
     }
     whole = {"format": FORMAT, "version": VERSION, **manifest, "code_version": __version__}
-    whole["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(folder / MANIFEST, whole | {"files": files})
+    whole |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "files": files}
+    whole = json.loads(json.dumps(whole, default=str))  # as it will be read
+    write_json(folder / MANIFEST, whole | {SEAL: digest(whole)})
+
+
+def digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's content: canonical JSON without what is volatile."""
+    kept = {key: value for key, value in manifest.items() if key not in VOLATILE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def open_bundle(folder: str | Path) -> Bundle:
     """Read a bundle's manifest and verify its files. An archive is unpacked into the cache first, once.
 
     Raises:
-        WeitiaoError: no bundle, an unknown format, a file that is missing, added or changed, a pickle or a link, a
-            graph that reads other files or needs another library.
+        WeitiaoError: no bundle, an unknown format, a manifest or a file that was changed, a file that is missing or
+            added, a pickle or a link, a graph that reads other files or needs another library.
     """
     folder = _unpacked(Path(folder)) if Path(folder).is_file() else Path(folder)
     manifest = _read_manifest(folder)
     files: dict[str, Any] = manifest["files"]
     _check_listing(folder, files)
+    content = digest(manifest)
     known = _remembered(folder)
     for name, entry in files.items():
         if known.get(name) != [entry["sha256"], *_stamp(folder / name)]:
             _verify(folder / name, entry)
-    stamps = {name: [entry["sha256"], *_stamp(folder / name)] for name, entry in files.items()}
+    stamps: dict[str, Any] = {
+        name: [entry["sha256"], *_stamp(folder / name)] for name, entry in files.items()
+    }
+    stamps[MANIFEST] = content  # it names the graph to look at
     if stamps != known:
         from weitiao.core.safe_files import check_onnx  # a cold start pays for each import
 
         check_onnx(folder / manifest["graph"]["file"])
         _remember(folder, stamps)
-    together = json.dumps({name: files[name]["sha256"] for name in sorted(files)})
-    return Bundle(folder, manifest, hashlib.sha256(together.encode()).hexdigest()[:12])
+    return Bundle(folder, manifest, content[:12])
 
 
 def _unpacked(archive: Path) -> Path:
@@ -146,6 +162,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if missing := [part for part in PARTS[manifest["kind"]] if part not in manifest]:
             raise ValueError(f"no {missing[0]!r}")
         _check_types(manifest)
+        content = digest(manifest)
     except (ValueError, OSError, RecursionError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise WeitiaoError(
@@ -154,6 +171,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path} 已损坏（{reason}）。请重新导出或复制",
             )
         ) from None
+    if manifest.get(SEAL, content) != content:
+        raise _wrong(path, say("has been changed since it was sealed", "在封存之后被改动过"))
     return manifest
 
 
