@@ -1,9 +1,18 @@
 """Exporting: the certificate, what fails it, adapters, and the graph that is written."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from transformers import (
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    ModernBertConfig,
+    ModernBertModel,
+)
 
 import weitiao
 from weitiao.cli import main
@@ -86,24 +95,43 @@ def test_a_model_without_its_table_asks_for_one(runs, tmp_path, capsys):
     assert not (tmp_path / "b").exists()
 
 
-def test_an_architecture_without_a_graph_is_refused_in_one_line(tmp_path, table, tiny_model, capsys):
-    import shutil
+HUB = {
+    "distilbert": lambda size: DistilBertModel(
+        DistilBertConfig(vocab_size=size, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
+    ),
+    "electra": lambda size: ElectraModel(
+        ElectraConfig(vocab_size=size, hidden_size=32, embedding_size=16, num_hidden_layers=1, num_attention_heads=2,
+                      intermediate_size=32)
+    ),
+    "modernbert": lambda size: ModernBertModel(
+        ModernBertConfig(vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                         pad_token_id=0, bos_token_id=1, cls_token_id=1, eos_token_id=2, sep_token_id=2)
+    ),
+}  # fmt: skip
 
-    from transformers import DistilBertConfig, DistilBertModel
 
-    folder = tmp_path / "distil"
-    vocabulary = json.loads((tiny_model / "config.json").read_text("utf-8"))["vocab_size"]
-    config = DistilBertConfig(vocab_size=vocabulary, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
-    DistilBertModel(config).save_pretrained(folder)
+@pytest.mark.parametrize("architecture", HUB)
+def test_any_encoder_of_transformers_is_exported_with_parity(tmp_path, table, tiny_model, architecture):
+    """What the package has no graph for is traced: the bundle answers as the trained model, alone and in batches."""
+    folder, run = tmp_path / architecture, tmp_path / "run"
+    size = json.loads((tiny_model / "config.json").read_text("utf-8"))["vocab_size"]
+    HUB[architecture](size).save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_model / file, folder / file)
+    pooling = "cls" if architecture == "electra" else "mean"
     weitiao.finetune(
-        data=table, model=str(folder), task="text_classification", num_epochs=1, max_length=32, output=tmp_path / "run",
-        precision="fp32", show=False,
+        data=table, model=str(folder), task="text_classification", num_epochs=1, max_length=32, output=run,
+        precision="fp32", pooling=pooling, tuning="lora" if architecture == "distilbert" else "full", show=False,
     )  # fmt: skip
-    assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "b")]) == 2
-    assert "A distilbert model cannot be exported yet" in capsys.readouterr().err
-    assert not (tmp_path / "b").exists()
+    assert main(["export", str(run), "--output", str(tmp_path / "b"), "--no-service"]) == 0
+    bundle = load(tmp_path / "b", engine="onnxruntime", threads=1)
+    texts = ["a card", "where is my card and when will it arrive at my door please", "物流"]
+    wanted = Run(run).predict(texts)
+    for found in (bundle.predict(texts), [bundle.predict([text])[0] for text in texts]):
+        assert [answer["label"] for answer in found] == [answer["label"] for answer in wanted]
+        for answer, other in zip(found, wanted, strict=True):
+            assert answer["score"] == pytest.approx(other["score"], abs=1e-4)
+    assert np.linalg.norm(bundle.embed(texts), axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_large_tensors_lie_beside_the_graph(runs, tmp_path):

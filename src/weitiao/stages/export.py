@@ -112,43 +112,52 @@ def _export(config: Config, folder: Path) -> Iterator[Event]:
 
 def write_model(trained: Any, folder: Path) -> dict[str, Any]:
     """Write ``model.onnx``. Returns the manifest's part about it."""
-    from weitiao.models.onnx_graph import encoder_graph, write_graph
+    from weitiao.models.onnx_graph import write_graph
 
-    model = trained.model
-    _check_architecture(model, trained.description["tuning"])
-    encoder = {name: tensor.numpy() for name, tensor in model.backbone.state_dict().items()}
-    head = {name: tensor.numpy() for name, tensor in model.head.state_dict().items()}
-    types = trained.task.name == "text_matching" and model.backbone.shape.type_vocab_size > 1
-    graph = encoder_graph(encoder, model.backbone.shape, trained.description["head"], head, types=types)
+    graph = _graph(trained.model, trained.description, pairs=trained.task.name == "text_matching")
     write_graph(graph, folder / "model.onnx")
+    outputs, embedding = (value.name for value in graph.graph.output)
     return {
         "file": "model.onnx",
         "precision": "fp32",
         "inputs": [value.name for value in graph.graph.input],
-        "output": "outputs",
-        "embedding": "embedding",
-        "padding_id": int(model.config.get("pad_token_id") or 0),
+        "output": outputs,
+        "embedding": embedding,
+        "padding_id": int(trained.model.config.get("pad_token_id") or 0),
     }
 
 
-def _check_architecture(model: Any, tuning: str) -> None:
-    """Raise unless the graph would compute all that the model does."""
+def _graph(model: Any, description: dict[str, Any], *, pairs: bool) -> Any:
+    """The model's graph: written node by node for the packed encoder, traced for any other.
+
+    Raises:
+        WeitiaoError: the graph would not compute all that the model does.
+    """
+    from weitiao.models.hub_encoder import HubEncoder
+    from weitiao.models.onnx_graph import encoder_graph
+    from weitiao.models.traced_graph import traced_graph
+
+    if isinstance(model.backbone, HubEncoder):
+        return traced_graph(model, description["head"], types=pairs)
+    _check_parts(model.backbone, description["tuning"])
+    types = pairs and model.backbone.shape.type_vocab_size > 1
+    encoder, head = (
+        {name: tensor.numpy() for name, tensor in part.state_dict().items()}
+        for part in (model.backbone, model.head)
+    )
+    return encoder_graph(encoder, model.backbone.shape, description["head"], head, types=types)
+
+
+def _check_parts(backbone: Any, tuning: str) -> None:
+    """Raise where the encoder has parts that the graph does not know."""
     import torch
 
-    from weitiao.models.encoder import MODEL_TYPES, Encoder
+    from weitiao.models.encoder import Encoder
 
-    kind, whole = model.config.get("model_type"), isinstance(model.backbone, Encoder)
-    if kind not in MODEL_TYPES:
-        raise WeitiaoError(
-            say(
-                f"A {kind} model cannot be exported yet: only {', '.join(MODEL_TYPES)}. "
-                "weitiao predict RUN works without a bundle",
-                f"暂不能导出 {kind} 模型，仅支持 {', '.join(MODEL_TYPES)}。可直接使用 weitiao predict 运行目录",
-            )
-        )
+    whole = isinstance(backbone, Encoder)
     with torch.device("meta"):  # names only, no memory
-        plain = Encoder(model.backbone.shape).state_dict() if whole else {}
-    if not whole or plain.keys() ^ model.backbone.state_dict().keys():
+        plain = Encoder(backbone.shape).state_dict() if whole else {}
+    if not whole or plain.keys() ^ backbone.state_dict().keys():
         raise WeitiaoError(
             say(
                 f"What {tuning} adds cannot be put into the model's weights, so there is no export of it yet. "
