@@ -22,7 +22,7 @@ from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches, cut_by_tokens, in_order
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
 from weitiao.training.frozen import FrozenCache, frozen_layers
-from weitiao.training.loop import loss_of, train
+from weitiao.training.loop import losses_of, train
 from weitiao.training.optimizer import HEAD, depth, make_optimizer, make_schedule
 from weitiao.training.outputs import features_of, outputs_of
 
@@ -102,7 +102,7 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(tiny_model, task):
         batches = parts.batches.step(np.arange(16))
         assert (len(batches) > 3) == bool(micro_tokens)
         count = sum(batch.count for batch in batches)
-        loss = sum(loss_of(parts, batch) / count for batch in batches)
+        loss = sum(next(losses_of(parts, batch)) / count for batch in batches)
         loss.backward()
         totals.append(float(loss.detach()))
         gradients.append({n: p.grad for n, p in model.named_parameters()})

@@ -12,6 +12,7 @@ from weitiao.models.backbone import TextModel, open_backbone
 from weitiao.models.heads import make_head
 from weitiao.models.kernels import Dropout
 from weitiao.models.saving import start_pooler
+from weitiao.objectives._composed import compose
 from weitiao.training.batches import Batches
 from weitiao.training.hooks import Hooks
 from weitiao.training.loop import Parts, make_accelerator
@@ -60,15 +61,20 @@ def make_parts(
     micro_tokens: int = 1536,
     remap: np.ndarray | None = None,
     hooks: Hooks | None = None,
+    objective: str = "cross_entropy",
+    **options: Any,
 ) -> Parts:
-    """The parts of a run with cross-entropy, without warm-up."""
+    """The parts of a run, without warm-up; ``options`` are the objective's."""
     batches = Batches(encoded, batch_size, 0, micro_tokens=micro_tokens, remap=remap)
-    objective = catalogue.member("objectives", "cross_entropy")()
+    composed = compose(objective, options)
+    composed.prepare(torch.from_numpy(np.asarray(getattr(encoded.targets, "values", encoded.targets))), 3)
+    if composed.compares_examples:
+        batches.micro_tokens = 0
     optimizer = make_optimizer(model, learning_rate, weight_decay, 1.0, None)
     total = batches.steps_per_epoch * epochs
     accelerator = make_accelerator("cpu", precision)
     schedule_ = make_schedule(schedule, total, 0.0)
     return Parts(
-        model, batches, objective.loss_sum, optimizer, schedule_, accelerator, Dropout(0), total,
-        hooks=hooks or Hooks(),
+        model, batches, composed.loss_sum, optimizer, schedule_, accelerator, Dropout(0), total,
+        hooks=hooks or Hooks(), losses=composed.losses,
     )  # fmt: skip

@@ -50,14 +50,20 @@ def member_options(config_class: type, values: Mapping[str, Any]) -> dict[str, d
         family = field.metadata["family"]
         chosen = values.get(name, field.default)
         for part in several(chosen) if family and chosen else ():
-            found |= options(catalogue.member(family, part))
+            found |= options(catalogue.member(family, unweighted(part) if family == "objectives" else part))
     return found
 
 
 def several(chosen: Any) -> list[str]:
-    """The members that a value names: ``"a"``, ``"a+b"``, ``"a,b"`` or ``["a", "b"]``."""
+    """The members that a value names: ``"a"``, ``"a+b"``, ``"a,b"`` or ``["a", "b"]``; of objectives, with weights."""
     parts = chosen if isinstance(chosen, list | tuple) else str(chosen).replace(",", "+").split("+")
-    return [catalogue.canonical(str(part)) for part in parts if str(part).strip()]
+    found = (str(part).rpartition("*") for part in parts if str(part).strip())
+    return [weight.strip() + star + catalogue.canonical(name) for weight, star, name in found]
+
+
+def unweighted(part: str) -> str:
+    """The name in a part with a weight: ``0.5*fgm`` is fgm."""
+    return catalogue.canonical(part.rpartition("*")[2])
 
 
 def imply(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:

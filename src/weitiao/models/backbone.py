@@ -15,6 +15,7 @@ from weitiao.models.heads import Head
 from weitiao.models.kernels import Dropout
 from weitiao.models.packed import Packed
 from weitiao.models.sparse_tensors import unpack
+from weitiao.models.vision import is_vision, open_vision
 
 
 class TextModel(nn.Module):
@@ -35,7 +36,10 @@ class TextModel(nn.Module):
     def forward(
         self, packed: Packed, marks_T: Tensor | None = None, dropout: Dropout | None = None, **start: Any
     ) -> Tensor:
-        hidden_RD = self.hidden(packed, marks_T, dropout, **start)
+        return self.outputs(self.hidden(packed, marks_T, dropout, **start), packed, dropout)
+
+    def outputs(self, hidden_RD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
+        """The head's outputs, computed in fp32, from what ``hidden`` gave."""
         with torch.autocast(hidden_RD.device.type, enabled=False):
             return self.head(hidden_RD, packed, dropout)
 
@@ -67,6 +71,8 @@ def open_backbone(
                     "embedding_dropout", "mlp_dropout"):  # fmt: skip
             if key in config:
                 config[key] = dropout
+    if is_vision(config):
+        return open_vision(folder, config), config, {}
     if not _is_ours(config):
         from weitiao.models.hub_encoder import HubEncoder
 

@@ -1,28 +1,68 @@
-"""The contract of an objective: the sum of losses over a micro-batch's valid targets.
+"""The contracts of objectives: a loss, and what can be added to one (``cross_entropy+r_drop+0.5*fgm``).
 
-The sum, not the mean: the loop divides by the valid targets of the whole step, so that the gradient does not depend on
-how a step is cut. ``fits`` says which outputs and targets it is for; the contract tests use it.
+Both give sums over a micro-batch's valid targets, not means: the loop divides by the valid targets of the whole step,
+so that the gradient does not depend on how a step is cut. ``fits`` says which outputs and targets an objective is for;
+the contract tests use it.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from weitiao.training.passes import Passes
+
 
 class Objective(ABC):
-    """A loss. ``prepare`` is called once with the training targets."""
+    """What both kinds have. ``prepare`` is called once, before training, with the training targets."""
 
     # classes: logits [N, C], int targets [N]; labels: logits [N, C], {0, 1} targets [N, C];
     # values: outputs [N, 1] or embeddings [N, 2, D], float targets [N]
     fits: ClassVar[tuple[str, ...]]
-    embeddings_only: ClassVar[bool] = False  # of ``values``, it takes embeddings and no single output
+    heads: ClassVar[tuple[str, ...]] = (
+        "pooled",
+        "marker",
+        "token",
+        "embedding",
+    )  # kinds of heads it works on
     compares_examples: ClassVar[bool] = False  # it needs a step's examples together, so steps are not cut
 
     def prepare(self, targets: "Tensor", classes: int) -> None:  # noqa: B027 (optional)
-        """Learn what the objective needs to know of the training targets (class weights, for one)."""
+        """Learn what the objective needs to know of the training targets (class weights, for one).
+
+        Raises:
+            WeitiaoError: it cannot work with these targets.
+        """
+
+
+class Loss(Objective):
+    """A loss of the model's outputs."""
+
+    embeddings_only: ClassVar[bool] = False  # of ``values``, it takes embeddings and no single output
 
     @abstractmethod
     def loss_sum(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """A scalar: the sum over valid targets."""
+
+
+class Addition(Objective):
+    """What is added to a loss: a ``term`` of the same backward pass, or ``later`` passes with their own.
+
+    Its weight (``0.5*name``) multiplies all of it.
+    """
+
+    perturbs: ClassVar[bool] = (
+        False  # it moves the embeddings: their layer runs in every pass, nothing is cached
+    )
+    needs_dropout: ClassVar[bool] = False  # it compares passes that differ by their dropout
+
+    def term(self, passes: "Passes") -> "Tensor | None":
+        """A scalar to add to the loss of the first pass; None: nothing."""
+        return None
+
+    def later(self, passes: "Passes") -> "Iterator[Tensor]":
+        """Further losses. Each goes backwards before the next is asked for; ``passes.noise_TD.grad`` is the
+        gradient of the first pass's loss by the words' embeddings."""
+        return iter(())

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from weitiao.objectives.base import Objective
+from weitiao.objectives.base import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
-class BinaryCrossEntropy(Objective):
+class BinaryCrossEntropy(Loss):
     """The mean over labels of binary cross-entropy, summed over examples."""
 
     fits = ("labels",)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weitiao.core.config import option
-from weitiao.objectives.base import Objective
+from weitiao.objectives.base import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
-class Contrastive(Objective):
+class Contrastive(Loss):
     """Cross-entropy over cosines of each matching pair against the other pairs' second texts.
 
     Pairs whose target is below a half of the largest are not matches: they serve as negatives only.

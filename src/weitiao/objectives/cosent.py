@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weitiao.core.config import option
-from weitiao.objectives.base import Objective
+from weitiao.objectives.base import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
-class Cosent(Objective):
+class Cosent(Loss):
     """The ranking loss of a step, times its number of examples (so that the step's mean is the loss)."""
 
     cosent_scale: float = option(20.0, "sharpness of the ranking", "排序损失的锐度", least=0.01)

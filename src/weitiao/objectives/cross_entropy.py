@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from weitiao.core.config import option
 from weitiao.data.encode import IGNORED
-from weitiao.objectives.base import Objective
+from weitiao.objectives.base import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
-class CrossEntropy(Objective):
+class CrossEntropy(Loss):
     """-sum of log softmax(outputs)[target].
 
     ``balanced`` weighs class c by N / (C n_c), as scikit-learn does. Label smoothing: Szegedy et al. 2016.

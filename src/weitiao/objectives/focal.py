@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from weitiao.core.config import option
 from weitiao.data.encode import IGNORED
-from weitiao.objectives.base import Objective
+from weitiao.objectives.base import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
-class Focal(Objective):
+class Focal(Loss):
     """Cross-entropy times (1 - p)^gamma, with p the probability of the true class."""
 
     focal_gamma: float = option(2.0, "how much less easy examples count", "易分样本的衰减指数 γ", least=0)

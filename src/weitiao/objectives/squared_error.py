@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from weitiao.objectives.base import Objective
+from weitiao.objectives.base import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
-class SquaredError(Objective):
+class SquaredError(Loss):
     """(output - target)^2; for embeddings ``[N, 2, D]`` the output is their cosine."""
 
     fits = ("values",)

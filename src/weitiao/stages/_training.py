@@ -27,13 +27,14 @@ from weitiao.core.events import (
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_file, read_json, remove_leftovers
 from weitiao.core.version import __version__
-from weitiao.data.encode import Ragged, load_tokenizer
-from weitiao.models.backbone import TextModel, open_backbone
+from weitiao.data.encode import Ragged
+from weitiao.models.backbone import TextModel
 from weitiao.models.encoder import Encoder
 from weitiao.models.heads import make_head
 from weitiao.models.kernels import Dropout
-from weitiao.models.known import KNOWN, resolve_model
+from weitiao.models.known import KNOWN
 from weitiao.models.saving import start_pooler
+from weitiao.objectives._composed import Composed, compose
 from weitiao.stages import _finish, _prepare, _save
 from weitiao.stages._resume import digests, how_to_resume, same_data
 from weitiao.training import checkpoint, probe
@@ -88,35 +89,29 @@ class Training:
             else:
                 yield item
         notes: list[str] = []
-        self.source = resolve_model(config.model, notes.append)
+        self.source = self.task.source(config.model, notes.append)
         yield from (NoteEvent(note) for note in notes)
         if self.source.note:
             yield NoteEvent(say(f"{config.model}: {self.source.note}", f"{config.model}：{self.source.note}"))
-        self.tokenizer = load_tokenizer(self.source.path)
+        self.tokenizer = self.task.reader(self.source.path)
         self.answers = self.data.answers
         yield from _prepare.encode(self.task, self.data, self.tokenizer, config.max_length)
         self.tuning = make_member("tuning", config.tuning, config.member_values)
         self.epochs = self.tuning.num_epochs if config.num_epochs is None else config.num_epochs
-        objective = config.objective or self.task.objective(self.answers)
-        self.objective = make_member("objectives", objective, config.member_values)
-        if self.answers.kind not in self.objective.fits:
-            raise WeitiaoError(
-                say(
-                    f"--objective {objective} is for {'/'.join(self.objective.fits)}; "
-                    f"this task has {self.answers.kind}",
-                    f"--objective {objective} 适用于 {'/'.join(self.objective.fits)}，而本任务是 {self.answers.kind}",
-                )
-            )
-        embeds = self.task.head(self.answers, "mean")["type"] == "embedding"
-        if self.objective.embeddings_only and not embeds:
-            raise WeitiaoError(
-                say(
-                    f"--objective {objective} compares embeddings: add --encoder bi",
-                    f"--objective {objective} 比较的是文本向量：请加上 --encoder bi",
-                )
-            )
+        self.objective = self._objective()
         self.evaluation = catalogue.member("evaluation", self.task.evaluation(self.answers))()
         self.monitor = self.evaluation.monitor
+
+    def _objective(self) -> Composed:
+        """What is minimised, checked against the task and prepared with the training targets."""
+        config = self.config
+        objective = compose(config.objective or self.task.objective(self.answers), config.member_values)
+        head = self.task.head(self.answers, "mean")
+        objective.check(self.answers.kind, head["type"], config.dropout)
+        targets = self.data.encoded["train"].targets
+        flat = targets.values if isinstance(targets, Ragged) else targets
+        objective.prepare(torch.from_numpy(np.asarray(flat)), head["outputs"])
+        return objective
 
     def _open(self) -> None:
         """Make the run folder, or clear it of what must not stay."""
@@ -134,7 +129,7 @@ class Training:
     def _open_model(self) -> Iterator[Event]:
         config = self.config
         torch.manual_seed(config.seed)
-        backbone, base_config, beside = open_backbone(self.source.path, config.dropout)
+        backbone, base_config, beside = self.task.backbone(self.source, config.dropout)
         self.head_kind = self.task.head(self.answers, self._pooling(base_config))
         head = make_head(self.head_kind, backbone.shape.hidden_size)
         if config.dropout is not None:
@@ -226,10 +221,9 @@ class Training:
         batches = Batches(
             data, config.batch_size, config.seed, batch_tokens=config.batch_tokens,
             micro_tokens=0 if whole else config.micro_tokens, first_position=self.model.first_position, remap=remap,
+            augment=self.task.augmentation(),
         )  # fmt: skip
         total = batches.steps_per_epoch * self.epochs
-        targets = data.targets.values if isinstance(data.targets, Ragged) else data.targets
-        self.objective.prepare(torch.from_numpy(np.asarray(targets)), self.head_kind["outputs"])
         accelerator = make_accelerator(self.device, self.precision)
         self.model.to(self.device)
         rate = config.learning_rate or self.tuning.learning_rate
@@ -239,20 +233,20 @@ class Training:
         frozen = None
         layers = frozen_layers(self.model) if self.device == "cpu" and data.per_example == 1 else 0
         size = backbone.shape.hidden_size
-        if layers:
+        if layers and not self.objective.perturbs:  # what moves the embeddings moves all that is above them
             keep = fits(int(data.ids.offsets[-1]), size, 2 if self.precision == "bf16" else 4)
             frozen = FrozenCache(self.model, batches, layers, self._autocast, keep)
         return Parts(
             self.model, batches, self.objective.loss_sum, optimizer,
             make_schedule(config.schedule, total, config.warmup_ratio), accelerator, Dropout(config.seed), total,
-            config.max_grad_norm, frozen, config.seed, self.tuning,
+            config.max_grad_norm, frozen, config.seed, self.tuning, self.objective.losses,
         )  # fmt: skip
 
     def _train(self) -> Iterator[Event]:
         parts = self._parts()  # the embeddings in use are taken out there, so before what is remembered
         self.engagement = Engagement(self.model, self.tuning)
         self.parts = parts
-        dev_tokens = int(self.data.encoded["dev"].ids.offsets[-1]) if "dev" in self.data.encoded else 0
+        dev_tokens = int(self.data.encoded["dev"].lengths.sum()) if "dev" in self.data.encoded else 0
         self.estimate = estimate(parts, dev_tokens * self.epochs)
         yield self.estimate
         first = yield from self._resumed(parts)

@@ -1,11 +1,11 @@
 """Fine-tune a pretrained model on a table of texts / 在一张文本表上微调预训练模型."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.config import option, to_yaml
+from weitiao.core.config import default, make_member, option, to_yaml
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import Event
 from weitiao.core.messages import say
@@ -32,7 +32,10 @@ class Config:
     )
     tuning: str = option("full", "how the model is adapted", "微调方法", family="tuning")
     objective: str = option(
-        "", "what training minimises (default: the task's)", "训练目标（默认由任务决定）", family="objectives"
+        "",
+        "what training minimises (default: the task's): a loss, and what is added, cross_entropy+r_drop+0.5*fgm",
+        "训练目标（默认由任务决定）：一个损失及附加项，如 cross_entropy+r_drop+0.5*fgm",
+        family="objectives",
     )
     output: str = option("", "run folder (default: runs/<data>)", "运行目录（默认 runs/<数据名>）")
     test_data: str = option("", "test table (default: a part held out)", "测试数据表（默认从训练表中留出）")
@@ -75,7 +78,9 @@ class Config:
     num_epochs: int | None = option(
         None, "passes over the texts (default: the tuning's)", "训练轮数（默认由方法决定）", least=0
     )
-    batch_size: int = option(16, "texts a step", "每步的文本数", least=1)
+    batch_size: int | None = option(
+        None, "examples a step (default: 16; the task's)", "每步的样本数（默认 16，或由任务决定）", least=1
+    )
     batch_tokens: int = option(
         0, "tokens a step, instead of batch_size", "每步的 token 数，代替 batch_size", least=0
     )
@@ -128,6 +133,7 @@ def run(config: Config) -> Iterator[Event]:
             yield from already_done(Path(config.output))
             return
     _check(config)
+    config = _filled(config)
     import datasets
 
     datasets.disable_progress_bars()  # ours are drawn from events
@@ -182,6 +188,10 @@ def _check(config: Config) -> None:
         check_names(config.trackers)
     if not config.data:
         raise WeitiaoError(say("No data: name a table with --data", "没有数据：请用 --data 指定数据表"))
+    if config.objective:
+        from weitiao.objectives._composed import compose
+
+        compose(config.objective, config.member_values)
     if config.tuning == "head" and not config.num_epochs and config.objective:
         raise WeitiaoError(
             say(
@@ -189,6 +199,27 @@ def _check(config: Config) -> None:
                 "--tuning head 是回归拟合，不使用 --objective",
             )
         )
+
+
+def _filled(config: Config) -> Config:
+    """The config with what its task chooses where the user did not.
+
+    Raises:
+        WeitiaoError: the task's models cannot be adapted in the way that was chosen.
+    """
+    task = make_member("tasks", config.task, config.member_values)
+    if task.tunings and config.tuning not in task.tunings:
+        able = ", ".join(task.tunings)
+        raise WeitiaoError(
+            say(
+                f"--tuning {config.tuning} is for models of texts; {config.task} can be trained with: {able}",
+                f"--tuning {config.tuning} 适用于文本模型；{config.task} 可用：{able}",
+            )
+        )
+    unset = {f.name for f in fields(config) if getattr(config, f.name) == default(f)}
+    if config.tuning != "full":  # the method's own are better than those for training everything
+        unset -= {"num_epochs", "learning_rate"}
+    return replace(config, **{name: value for name, value in task.defaults().items() if name in unset})
 
 
 def _stem(data: str) -> str:

@@ -20,9 +20,10 @@ from weitiao.models.kernels import Dropout
 from weitiao.training.batches import Batch, Batches
 from weitiao.training.frozen import FrozenCache
 from weitiao.training.hooks import Hooks
+from weitiao.training.passes import LossSum, Passes, plain
 
-# (outputs, targets, the head's trainable state) -> (sum of losses, number of valid targets)
-LossSum = Callable[[Tensor, Tensor], Tensor]
+# Sums of losses of a micro-batch, of which each goes backwards before the next one is computed.
+Losses = Callable[[Passes], Iterator[Tensor]]
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Parts:
     frozen: FrozenCache | None = None
     seed: int = 0
     hooks: Hooks = field(default_factory=Hooks)
+    losses: Losses = plain
 
 
 def make_accelerator(device: str, precision: str) -> Any:
@@ -84,9 +86,10 @@ def step(parts: Parts, rows: Any, number: int) -> StepEvent:
     count = sum(batch.count for batch in batches)
     total = 0.0
     for batch in batches:
-        loss = loss_of(parts, batch) / max(count, 1)
-        parts.accelerator.backward(loss)
-        total += float(loss.detach())
+        for loss in losses_of(parts, batch):
+            part = loss / max(count, 1)
+            parts.accelerator.backward(part)
+            total += float(part.detach())
     extra = parts.hooks.extra_loss(parts.model)
     if extra is not None:
         parts.accelerator.backward(extra)
@@ -128,13 +131,11 @@ def clip(parts: Parts) -> Tensor:
     return norm
 
 
-def loss_of(parts: Parts, batch: Batch) -> Tensor:
-    """The sum of losses of a micro-batch."""
+def losses_of(parts: Parts, batch: Batch) -> Iterator[Tensor]:
+    """The sums of losses of a micro-batch: one, and more where the objective takes further passes.
+
+    Each must go backwards before the next is asked for, which may be computed from the gradients.
+    """
     batch = batch.to(parts.accelerator.device.type)
-    start = parts.frozen.start(batch) if parts.frozen else {}
-    with parts.accelerator.autocast():
-        outputs = parts.model(batch.packed, batch.marks_T, parts.dropout, **start)
-    if batch.order.shape[1] > 1:
-        outputs = outputs[batch.order]
-    assert batch.targets is not None
-    return parts.loss_sum(outputs, batch.targets)
+    autocast = parts.accelerator.autocast
+    return parts.losses(Passes(parts.model, batch, parts.dropout, autocast, parts.loss_sum, parts.frozen))
