@@ -34,6 +34,7 @@ def test_the_families_have_these_members():
         },
         "objectives": {
             "binary_cross_entropy", "contrastive", "cosent", "cross_entropy", "focal", "squared_error",
+            "r_drop", "fgm", "pgd", "freelb", "smart", "confidence_penalty", "supervised_contrastive", "mixup",
         },
         "tasks": {"relation_extraction", "text_classification", "text_matching", "token_classification"},
         "evaluation": {"classification", "multi_label", "similarity", "spans"},

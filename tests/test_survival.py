@@ -181,11 +181,13 @@ def test_kill_after_kill_ends_in_the_same_weights(
     assert (folder / "report.html").exists()
 
 
-@pytest.mark.parametrize("tuning", ["lora", "adalora"])
+@pytest.mark.parametrize(
+    "method", ["--tuning=lora", "--tuning=adalora", "--objective=cross_entropy+r_drop+freelb+mixup"]
+)
 def test_kill_in_mid_epoch_in_bf16(
-    settings: list[str], undisturbed: Callable[..., dict[str, str]], tmp_path: Path, tuning: str
+    settings: list[str], undisturbed: Callable[..., dict[str, str]], tmp_path: Path, method: str
 ) -> None:
-    more = ("--tuning", tuning, "--precision", "bf16")
+    more = (method, "--precision", "bf16")
     process = start(*settings, *more, "--output", tmp_path / "run")
     wait_for(process, lambda: len(steps(tmp_path / "run")) >= 16)  # the second of four epochs
     os.kill(process.pid, signal.SIGKILL)
