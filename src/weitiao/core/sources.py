@@ -54,7 +54,7 @@ class Resolved:
 
     path: Path
     name: str
-    route: Literal["folder", "cache", "hub", "package"]
+    route: Literal["folder", "cache", "hub", "package", "new"]
     note: str = ""
 
 

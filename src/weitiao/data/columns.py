@@ -57,6 +57,11 @@ RELATIONS = (
            required=False, help="the second entity; not needed where the text marks it, <e2>so</e2>"),
     Column("label", ("relation", "predicate", "label", "关系", "关系类型", "标签"), help="the relation"),
 )  # fmt: skip
+IMAGES = (
+    Column("image", ("image", "img", "picture", "photo", "file", "path", "filename", "图片", "图像", "照片", "文件", "路径"),
+           help="the picture: its path, or the bytes of its file"),
+    LABEL,
+)  # fmt: skip
 TOKENS = (
     TEXT,
     Column("spans", ("spans", "slots", "entities", "label", "labels", "实体", "标注"), help="the entities"),
@@ -64,15 +69,26 @@ TOKENS = (
 # Parts of the token formats that readers turn into a text and its spans.
 TOKEN_NAMES, TAG_NAMES = ("tokens", "words"), ("tags", "ner_tags")
 SPLIT_NAMES = ("split", "数据集")
+_SPLIT = re.compile(
+    r"(?:(?P<train>train|training|训练集?)|(?P<validation>dev|valid|validation|validate|val|eval|验证集?|开发集?)"
+    r"|(?P<test>test|测试集?))(?:-\d+-of-\d+)?"
+)
+_SPLIT_AT_END = re.compile(r"(?:.*[^a-z])?" + _SPLIT.pattern, re.DOTALL)
 
 KNOWN_NAMES = frozenset(
     name
-    for columns in (CLASSIFICATION, PAIRS, RELATIONS, TOKENS)
+    for columns in (CLASSIFICATION, PAIRS, RELATIONS, TOKENS, IMAGES)
     for column in columns
     for name in (column.role, *column.aliases)
 ) | frozenset((*TOKEN_NAMES, *TAG_NAMES, *SPLIT_NAMES))
 
 _POSITIONAL = re.compile(r"column_\d+")
+
+
+def split_name(name: str, at_end: bool = False) -> str:
+    """``train``, ``validation`` or ``test`` for a usual name of it (``at_end``: ending so), else ""."""
+    found = (_SPLIT_AT_END if at_end else _SPLIT).fullmatch(name.strip().lower())
+    return next((split for split, text in found.groupdict().items() if text), "") if found else ""
 
 
 def clean(name: str) -> str:

@@ -12,6 +12,7 @@ from weitiao.core.messages import say
 from weitiao.data.table import batches
 
 CHUNK = 2000
+PATCH = 8  # pixels of the side of a square that counts as a token
 IGNORED = -100  # a token target that is not scored
 
 
@@ -64,6 +65,8 @@ class Encoded:
             ``Ragged`` of class numbers a token (-100: not scored).
         marks: ``[N, k]`` positions of the tokens a head reads, where it reads some.
         offsets: for each text, ``[tokens, 2]`` character offsets; kept where answers point into the text.
+        image_shape: (height, width, channels) where the examples are pictures: ``ids`` are then their pixels, uint8, row
+            by row.
         uncut: int ``[N]``, tokens before the cut to ``max_length`` (of the longest text of an example).
     """
 
@@ -74,13 +77,20 @@ class Encoded:
     offsets: list[np.ndarray] | None = None
     uncut: np.ndarray | None = None
     per_example: int = 1
+    image_shape: tuple[int, int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids) // self.per_example
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example, all its texts together, ``[N]``."""
+        """Tokens of each example, all its texts together, ``[N]``; of a picture, its squares of 8 x 8 pixels.
+
+        That is about what a picture costs beside a text, so that batches cut by tokens fit pictures too.
+        """
+        if self.image_shape is not None:
+            height, width, _ = self.image_shape
+            return np.full(len(self), -(-height // PATCH) * -(-width // PATCH), np.int64)
         return self.ids.lengths.reshape(-1, self.per_example).sum(1)
 
     @classmethod
@@ -96,7 +106,7 @@ class Encoded:
             return Ragged.joined(values) if isinstance(values[0], Ragged) else np.concatenate(values)
 
         fields = {name: join(name) for name in ("ids", "targets", "types", "marks", "offsets", "uncut")}
-        return cls(**fields, per_example=parts[0].per_example)
+        return cls(**fields, per_example=parts[0].per_example, image_shape=parts[0].image_shape)
 
 
 def rows_in_chunks(records: Any, columns: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:

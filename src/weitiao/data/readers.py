@@ -7,7 +7,6 @@ are kept as Arrow files in the cache and memory-mapped, so reading one again cos
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,11 @@ from weitiao.core.messages import say
 from weitiao.core.runs import sha256
 from weitiao.data import rowwise
 from weitiao.data.arrow import ArrowSink, BadRows, cached_rows
-from weitiao.data.columns import SPLIT_NAMES, check_column, match
+from weitiao.data.columns import SPLIT_NAMES, check_column, match, split_name
 from weitiao.data.conll import has_segment_digits, sentences
 from weitiao.data.delimited import Delimited, check_distinct, open_delimited, open_lines, open_numbered
 from weitiao.data.files import check_file, check_text, readable, stem, suffix, text_layout
+from weitiao.data.images import read_images
 from weitiao.data.table import Table, none_left
 
 FORMAT_VERSION = 1  # of what the cache holds; raise it when readers change what they return
@@ -29,11 +29,6 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 CONLL_SUFFIXES = (".conll", ".bio", ".bioes", ".iob", ".iob2", ".bmes")
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", *JSON_SUFFIXES, *PARQUET_SUFFIXES, *CONLL_SUFFIXES)
-_SPLIT = re.compile(
-    r"(?:(?P<train>train|training|训练集?)|(?P<validation>dev|valid|validation|validate|val|eval|验证集?|开发集?)"
-    r"|(?P<test>test|测试集?))(?:-\d+-of-\d+)?"
-)
-_SPLIT_AT_END = re.compile(r"(?:.*[^a-z])?" + _SPLIT.pattern, re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,8 @@ def read_table(
     """Read a table from a path, a pandas DataFrame, a ``datasets.Dataset`` or a list of dicts.
 
     Args:
-        source: a path ends in one of ``SUFFIXES``, perhaps with ``.gz`` after it.
+        source: a path ends in one of ``SUFFIXES``, perhaps with ``.gz`` after it; or is a folder of pictures (see
+            ``images``), of which the test part is read where it has parts.
         skip_bad_rows: list bad rows in the table's ``bad_rows`` instead of raising the first.
         columns: keep only these (names, or role -> name); all by default.
         has_header: whether the first row of a CSV or TSV names its columns; judged by its looks by default.
@@ -67,6 +63,8 @@ def read_table(
     keep = tuple(columns.values() if isinstance(columns, Mapping) else columns or ())
     options = Options(skip_bad_rows, keep or None, has_header)
     if isinstance(source, (str, os.PathLike)):
+        if Path(source).is_dir() and (parts := read_images(Path(source))):
+            return parts.get("test") or next(iter(parts.values()))
         with readable(str(source)):
             return _read_file(Path(source), str(source), options)
     return _read_object(source, options)
@@ -87,7 +85,7 @@ def open_table(path: str | Path) -> "Opened":
 def read_splits(source: Any, **options: Any) -> dict[str, Table]:
     """Read a source with its splits, as ``{"train": ..., "validation": ..., "test": ...}``, those there are.
 
-    A folder has files whose names (before the suffix) are or end in a split's name; a mapping has a source
+    A folder has pictures (see ``images``), or files whose names (before the suffix) are or end in a split's name; a mapping has a source
     for each split; a table may have a column ``split`` (values other than the usual names stay as they are,
     such as clinc150's ``oos_train``). Any other table is all ``train``.
 
@@ -99,6 +97,8 @@ def read_splits(source: Any, **options: Any) -> dict[str, Table]:
             ``read_table``.
     """
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        if tables := read_images(Path(source)):
+            return tables
         source = _split_files(Path(source))
     if isinstance(source, Mapping):
         return {
@@ -107,14 +107,11 @@ def read_splits(source: Any, **options: Any) -> dict[str, Table]:
     return _by_split_column(read_table(source, **options))
 
 
-def split_name(name: str, at_end: bool = False) -> str:
-    """``train``, ``validation`` or ``test`` for a usual name of it (``at_end``: ending so), else ""."""
-    found = (_SPLIT_AT_END if at_end else _SPLIT).fullmatch(name.strip().lower())
-    return next((split for split, text in found.groupdict().items() if text), "") if found else ""
-
-
 def _split_files(folder: Path) -> dict[str, Path]:
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and suffix(path) in SUFFIXES]
+    files = _tables(folder)
+    below = [path for path in folder.iterdir() if path.is_dir() and _tables(path)]
+    if not files and len(below) == 1:  # as the hub keeps some data sets: name/train-00000-of-00001.parquet
+        files = _tables(below[0])
     found: dict[str, Path] = {}
     for path in files:
         split = split_name(stem(path), at_end=True)
@@ -137,6 +134,10 @@ def _split_files(folder: Path) -> dict[str, Path]:
             )
         )
     return found
+
+
+def _tables(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and suffix(path) in SUFFIXES]
 
 
 def _by_split_column(table: Table) -> dict[str, Table]:

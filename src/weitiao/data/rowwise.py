@@ -73,7 +73,11 @@ def tidy(row: Mapping[str, Any]) -> Row:
 def _cell(name: str, value: Any, text: str | None) -> Any:
     if hasattr(value, "tolist"):  # numpy
         value = value.tolist()
+    if isinstance(value, bytes):  # a picture
+        return value
     if isinstance(value, Mapping):
+        if isinstance(value.get("bytes"), bytes):  # a picture as the hub's data sets keep it, beside its path
+            return value["bytes"]
         if is_clue(value) or name in _CLUE_NAMES:
             if text is None:
                 raise BadRow(name, say("there are entities but no text", "有实体却没有文本"))

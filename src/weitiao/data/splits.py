@@ -45,7 +45,7 @@ def text_ids(records: "Dataset", keys: str | Sequence[str]) -> "np.ndarray":
 
 
 def _as_text(cell: Any) -> str:
-    return cell if isinstance(cell, str) else str(cell)
+    return cell if isinstance(cell, str) else cell.hex() if isinstance(cell, bytes) else str(cell)
 
 
 def label_names(label: Any) -> list[str]:

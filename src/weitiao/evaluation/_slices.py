@@ -36,12 +36,12 @@ def smallest_slice(rows: int) -> int:
 
 def text_slices(predictions: "Predictions") -> list[tuple[str, str, np.ndarray]]:
     """Every slice known without the answers: (what it is cut by, its value, bool [N])."""
-    found = _length_slices(predictions.texts)
-    columns = {
-        "language": languages_of(predictions.texts),
-        "digits": ["yes" if any(mark.isdigit() for mark in text) else "no" for text in predictions.texts],
-        **predictions.extra.get("slices", {}),
-    }
+    found = []
+    columns: dict[str, Sequence[object]] = dict(predictions.extra.get("slices", {}))
+    if "pictures" not in predictions.extra:
+        found = _length_slices(predictions.texts)
+        digits = ["yes" if any(mark.isdigit() for mark in text) else "no" for text in predictions.texts]
+        columns = {"language": languages_of(predictions.texts), "digits": digits, **columns}
     for by, values in columns.items():
         named = np.array([str(value) for value in values])
         distinct = np.unique(named)

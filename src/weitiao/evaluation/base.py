@@ -23,6 +23,7 @@ from weitiao.evaluation._slices import languages_of, smallest_slice, text_slices
 SLICES_KEPT = 12
 SLICES_OF_A_KIND = 4  # so that many labels don't crowd out length and language
 ERRORS_KEPT = 20
+PICTURES_KEPT = 60  # of a page that shows errors as pictures, which are taken in at a glance
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Predictions:
     ============== ============================ ====================================================
 
     ``row_numbers`` are the user's, ``extra["slices"]`` maps a column's name to its value in each row.
+    Where the examples are pictures, ``extra["pictures"][row]`` is one of them for a page (a ``data:`` address), of the
+    whole split; ``texts`` are then their names, which say nothing about them.
     """
 
     texts: list[str]
@@ -148,7 +151,9 @@ class Evaluation(ABC):
             **self.details(predictions),
             "slices": slices,
             "worst_slice": slices[0] if slices else None,
-            "worst_errors": self.worst_errors(predictions, ERRORS_KEPT),
+            "worst_errors": self.worst_errors(
+                predictions, PICTURES_KEPT if "pictures" in predictions.extra else ERRORS_KEPT
+            ),
             "notes": self.notes(predictions),
         }
 
@@ -188,6 +193,7 @@ class Evaluation(ABC):
 def write_errors(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Write worst errors as CSV, atomically; the byte order mark lets Excel open Chinese rightly."""
     columns = list(rows[0]) if rows else ["row_number", "text", "gold", "predicted"]
+    columns = [column for column in columns if column != "picture"]  # a table holds words and numbers
     with atomic_file(path) as file:
         file.write("\ufeff")
         writer = csv.writer(file)

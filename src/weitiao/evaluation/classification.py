@@ -114,6 +114,8 @@ class Classification(Evaluation):
             if probabilities is not None:
                 entry["probability_gold"] = float(to_gold[place])
                 entry["probability_predicted"] = float(to_predicted[place])
+            if "pictures" in predictions.extra:
+                entry["picture"] = predictions.extra["pictures"][int(row)]
             found.append(entry)
         return found
 

@@ -2,7 +2,8 @@
 
 A head says which tokens it reads (``rows``) and gets their hidden states ``[R, D]`` in fp32. Pooling: ``mean`` over a
 text's tokens (what e5 and most sentence encoders were trained with), ``cls`` its first token, ``own`` the
-architecture's pooler (first token, dense, tanh), which ``transformers`` has under its classification heads.
+architecture's pooler (first token, dense, tanh), which ``transformers`` has under its classification heads; ``none``
+for a backbone that gives one vector an example already, as those of pictures do.
 """
 
 from typing import Any
@@ -49,7 +50,7 @@ class Head(nn.Module):
 
 
 def pool(hidden_RD: Tensor, packed: Packed, pooling: str) -> Tensor:
-    """One vector a text, ``[B, D]``: the mean of its tokens, or its first token, which is all there is then."""
+    """One vector a text, ``[B, D]``: the mean of its tokens, or its first token or only vector, as it comes in."""
     if pooling != "mean":
         return hidden_RD
     total_BD = hidden_RD.new_zeros(len(packed.lengths_B), hidden_RD.shape[1]).index_add(
@@ -71,7 +72,7 @@ class PooledHead(Head):
         self.linear = self._last(size, outputs)
 
     def rows(self, packed: Packed, marks_T: Tensor | None) -> Tensor | None:
-        return None if self.pooling == "mean" else packed.starts_B
+        return None if self.pooling in ("mean", "none") else packed.starts_B
 
     def features(self, hidden_RD: Tensor, packed: Packed) -> Tensor:
         x_BD = pool(hidden_RD, packed, self.pooling)

@@ -69,11 +69,7 @@ def save_weights(folder: Path, model: TextModel, names: list[str], problem: str)
         names: the class names, for ``id2label``.
         problem: ``single_label_classification``, ``multi_label_classification`` or ``regression``.
     """
-    backbone = (
-        model.backbone.state_dict()
-        if isinstance(model.backbone, Encoder)
-        else model.backbone.model.state_dict()
-    )
+    backbone = getattr(model.backbone, "model", model.backbone).state_dict()
     config = {
         key: value
         for key, value in model.config.items()

@@ -18,6 +18,7 @@ PIPELINE_TAGS = {
     "token_classification": "token-classification",
     "relation_extraction": "text-classification",
     "text_matching": "sentence-similarity",
+    "image_classification": "image-classification",
     "masked_lm": "fill-mask",
     "causal_lm": "text-generation",
 }
@@ -166,6 +167,8 @@ def _training(metrics: Metrics, config: Mapping[str, Any]) -> str:
 def _loading(folder: Path, metrics: Metrics) -> str:
     name = folder.resolve().name
     example = say("The screen died after a week.", "物流很快，包装也好")
+    if metrics.get("task") == "image_classification":
+        example = "picture.png"
     parts = [
         f"```python\nimport weitiao\n\nrun = weitiao.load({name!r})\nrun.predict([{example!r}])\n```",
         f'```\nweitiao predict {shlex.quote(name)} "{example}"\n```',
@@ -179,8 +182,8 @@ def _limits(metrics: Metrics) -> str:
     """What the evaluation itself says about where the model should not be trusted."""
     said = [
         say(
-            "The scores hold for texts like those evaluated; other sources, times or topics may do worse.",
-            "以上成绩只适用于与评估数据相似的文本；来源、时间或主题不同时，效果可能更差。",
+            "The scores hold for data like those evaluated; other sources, times or topics may do worse.",
+            "以上成绩只适用于与评估数据相似的数据；来源、时间或主题不同时，效果可能更差。",
         )
     ]
     split = main_split(metrics)

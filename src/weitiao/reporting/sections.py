@@ -258,6 +258,8 @@ def slices(report: Report) -> str:
 def errors(report: Report) -> str:
     """The errors to read first."""
     errors = report.get("worst_errors") or []
+    if errors and "picture" in errors[0]:
+        return _pictures(errors)
     items = "".join(
         f'<li><span class="row">{escape(entry["row_number"])}</span>'
         f'<span class="words">{escape(shorten(entry["text"], TEXT_MARKS))}</span>'
@@ -271,6 +273,21 @@ def errors(report: Report) -> str:
     return section(
         both("Worst errors", "最严重的错误"), f'<ol class="errors">{items}</ol>' if items else "", hint
     )
+
+
+def _pictures(errors: Sequence[Report]) -> str:
+    """The errors as pictures, each with what was said of it and what is true."""
+    items = "".join(
+        f'<figure><img src="{escape(entry["picture"])}" alt="{escape(shorten(entry["text"], 60))}">'
+        f'<figcaption><span class="row">{escape(shorten(entry["text"], 24))}</span><br>{_answer(entry)}</figcaption>'
+        "</figure>"
+        for entry in errors
+    )
+    hint = both(
+        "The most confidently wrong first. Would you have known better? errors.csv lists them by row number.",
+        "把握最大的错误在前。换作你能认对吗？errors.csv 按行号列出。",
+    )
+    return section(both("Worst errors", "最严重的错误"), f'<div class="pictures">{items}</div>', hint)
 
 
 def _answer(entry: Report) -> str:

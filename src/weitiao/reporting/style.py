@@ -75,6 +75,10 @@ ol.errors li:first-child { border-top: 0; }
 ol.errors .row { color: var(--soft); font-size: 12.5px; line-height: 1.8; }
 ol.errors .words { overflow-wrap: anywhere; }
 ol.errors .answer { font-size: 13px; overflow-wrap: anywhere; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 18px 14px; }
+.pictures figure { margin: 0; font-size: 12.5px; line-height: 1.5; overflow-wrap: anywhere; }
+.pictures img { width: 100%; max-width: 128px; image-rendering: pixelated; border-radius: 8px; display: block; }
+.pictures .row { color: var(--soft); }
 .answer em { font-style: normal; color: var(--soft); }
 .answer b { font-weight: 600; }
 ul.plain li { padding: 5px 0; border-top: 1px solid var(--hair); font-size: 14px; display: flex;

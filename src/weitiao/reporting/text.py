@@ -32,6 +32,7 @@ TASKS = {
     "token_classification": ("Entity recognition", "实体识别"),
     "relation_extraction": ("Relation extraction", "关系抽取"),
     "text_matching": ("Text matching", "文本匹配"),
+    "image_classification": ("Image classification", "图片分类"),
 }
 SPLITS = {
     "test": ("test set", "测试集"),

@@ -10,7 +10,7 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, ProgressEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import read_events, read_json, sha256
-from weitiao.data.encode import Encoded, load_tokenizer
+from weitiao.data.encode import Encoded
 from weitiao.models.backbone import TextModel, open_backbone
 from weitiao.models.heads import make_head
 from weitiao.models.known import check_folder, resolve_model
@@ -83,7 +83,10 @@ class Run:
 
     def _load(self) -> tuple[TextModel, Any]:
         if self._loaded is None:
-            self._loaded = load_model(self.model_folder, self.description), load_tokenizer(self.model_folder)
+            self._loaded = (
+                load_model(self.model_folder, self.description),
+                self.task.reader(self.model_folder),
+            )
         return self._loaded
 
 

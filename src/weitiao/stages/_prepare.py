@@ -140,5 +140,6 @@ def encode(task: Task, prepared: Prepared, tokenizer: Any, max_length: int) -> I
         text_keys=task.text_keys,
         label_key=task.label_key,
     )
+    prepared.findings += task.findings(prepared.records["train"])
     for finding in prepared.findings:
         yield NoteEvent(finding.message, "warning")

@@ -56,7 +56,7 @@ def save(run: "Training") -> dict[str, Any]:
         for file in TOKENIZER_FILES:
             if (source.path / file).exists():
                 shutil.copy(source.path / file, new / file)
-        if not (new / "tokenizer.json").exists():
+        if run.tokenizer is not None and not (new / "tokenizer.json").exists():
             run.tokenizer.save(str(new / "tokenizer.json"))
         write_json(new / DESCRIPTION, description)
     return description

@@ -3,16 +3,18 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from weitiao.core.config import option
 from weitiao.core.errors import WeitiaoError
-from weitiao.core.events import Event, ProgressEvent, ResultEvent
+from weitiao.core.events import Event, NoteEvent, ProgressEvent, ResultEvent
 from weitiao.core.messages import say
 
 EXAMPLES = (
     'weitiao predict runs/reviews "物流很快，包装也好" "The screen died after a week."',
     "weitiao predict deploy/reviews --data new.csv --output answers.jsonl",
+    "weitiao predict runs/mnist digit.png scans/",
 )
 
 FEW = 8  # texts for which a bundle is made ready sooner rather than faster
@@ -23,8 +25,8 @@ class Config:
     """What to predict with, and what."""
 
     run: str = option("", "the run's folder, or a bundle's", "运行目录或部署包目录", positional=True)
-    texts: list[str] = option([], "texts (for pairs, two by two; '-' reads lines from standard input)",
-                              "文本（成对任务每两条一对；“-”表示从标准输入逐行读取）", positional=True)  # fmt: skip
+    texts: list[str] = option([], "texts, or picture files and folders of them (for pairs, two by two; '-' reads lines from standard input)",
+                              "文本，或图片文件及其文件夹（成对任务每两条一对；“-”表示从标准输入逐行读取）", positional=True)  # fmt: skip
     data: str = option("", "a table of texts instead", "改为读取一张文本表")
     columns: dict[str, str] = option({}, "columns by role: text=review", "各角色对应的列：text=评论")
     output: str = option(
@@ -55,7 +57,11 @@ def run(config: Config) -> Iterator[Event]:
         yield from _table(config, model, answers)
     else:
         items = _items(config.texts, model)
-        answers += [_shown(item, answer) for item, answer in zip(items, model.predict(items), strict=True)]
+        yield from _converted(items, model)
+        key = "image" if _reads_pictures(model) else "text"
+        answers += [
+            _shown(item, answer, key) for item, answer in zip(items, model.predict(items), strict=True)
+        ]
     if config.output:
         import json
 
@@ -95,6 +101,8 @@ class _Writer:
 def _items(texts: list[str], model: Any) -> list[Any]:
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
+    if _reads_pictures(model):
+        return [file for name in texts for file in _files(Path(name))]
     if model.task is None or model.task.name != "text_matching":
         return texts
     if len(texts) % 2:
@@ -102,8 +110,31 @@ def _items(texts: list[str], model: Any) -> list[Any]:
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _shown(item: Any, answer: Any) -> dict[str, Any]:
-    text = {"text": item} if isinstance(item, str) else {"texts": list(item)}
+def _reads_pictures(model: Any) -> bool:
+    return model.task is not None and model.task.reads == "pictures"
+
+
+def _files(path: Path) -> list[str]:
+    """A picture, or the pictures right in a folder."""
+    from weitiao.data.images import picture_files
+
+    found = picture_files(path) if path.is_dir() else [path]
+    if not found:
+        raise WeitiaoError(say(f"{path} holds no pictures", f"{path} 中没有图片"))
+    return [str(file) for file in found]
+
+
+def _converted(items: list[Any], model: Any) -> Iterator[Event]:
+    """Say which pictures had to be made fit for the model."""
+    if _reads_pictures(model):
+        from weitiao.runtime.items import columns_of, records_of
+
+        for finding in model.task.findings(columns_of(records_of(model.task, items))):
+            yield NoteEvent(finding.message)
+
+
+def _shown(item: Any, answer: Any, key: str = "text") -> dict[str, Any]:
+    text = {key: item} if isinstance(item, str) else {"texts": list(item)}
     return {**text, **answer} if isinstance(answer, dict) else {**text, "answers": answer}
 
 

@@ -7,17 +7,24 @@ A member is a dataclass whose ``option`` fields are settings. The way through: `
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from weitiao.core.errors import BadRow
 from weitiao.core.messages import say
 from weitiao.data.columns import Column
-from weitiao.data.encode import Encoded, rows_in_chunks
+from weitiao.data.encode import Encoded, load_tokenizer, rows_in_chunks
 from weitiao.evaluation.base import Predictions
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from weitiao.core.sources import Resolved
+    from weitiao.data.quality import Finding
 
 
 @dataclass
@@ -39,7 +46,14 @@ class Answers:
 
 
 class Task(ABC):
-    """One kind of learning problem."""
+    """One kind of learning problem.
+
+    It reads texts unless ``reads`` says otherwise; then it also says what comes in the place of a pretrained encoder and
+    its tokenizer. ``tunings`` names the methods that its models can be adapted by, where not all can.
+    """
+
+    reads: ClassVar[str] = "texts"
+    tunings: ClassVar[tuple[str, ...]] = ()
 
     name: ClassVar[str]
     columns: ClassVar[tuple[Column, ...]]
@@ -87,6 +101,40 @@ class Task(ABC):
         self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers
     ) -> list[Any]:
         """Outputs as results for people, in Hugging Face's shapes."""
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Settings of ``weitiao finetune`` where the user gives none and the task knows better than its method."""
+        return {"batch_size": 16}
+
+    def source(self, model: str, tell: Callable[[str], None]) -> "Resolved":
+        """Where the model of a name comes from.
+
+        Raises:
+            WeitiaoError: there is none.
+        """
+        from weitiao.models.known import resolve_model
+
+        return resolve_model(model, tell)
+
+    def reader(self, folder: Path) -> Any:
+        """What ``encode`` needs from a model's folder: its tokenizer."""
+        return load_tokenizer(folder)
+
+    def backbone(
+        self, source: "Resolved", dropout: float | None
+    ) -> "tuple[nn.Module, dict[str, Any], dict[str, Tensor]]":
+        """The model to begin with, as ``models.backbone.open_backbone`` gives it."""
+        from weitiao.models.backbone import open_backbone
+
+        return open_backbone(source.path, dropout)
+
+    def augmentation(self) -> "Callable[[Tensor], Tensor] | None":
+        """What makes other examples of a batch in training; see ``training.batches``."""
+        return None
+
+    def findings(self, records: Any) -> "list[Finding]":
+        """What else is to be said of records before they are used, beside ``data.quality``."""
+        return []
 
     def objective(self, answers: Answers) -> str:
         """The default objective."""

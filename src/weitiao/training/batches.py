@@ -4,15 +4,17 @@ A step is ``batch_size`` examples drawn at random (seeded by run and epoch, so a
 are sorted by length and cut into micro-batches of at most ``micro_tokens`` real tokens; nothing is padded.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from weitiao.data.encode import Encoded, Ragged
-from weitiao.models.packed import Packed, pack
+from weitiao.models.images import Images
+from weitiao.models.packed import pack
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Batch:
     """One micro-batch.
 
     Attributes:
+        packed: what the model reads: ``Packed`` token ids, or ``Images``.
         rows: int ``[B]``, the examples in it, in the order of ``targets``.
         order: where each example's texts stand in the packed row, ``[B, per_example]``.
         targets: in the order of ``rows``; for token targets ``[T]`` in the order of the packed row.
@@ -27,7 +30,7 @@ class Batch:
         marks_T: ``[B, k]`` indices into the packed row.
     """
 
-    packed: Packed
+    packed: Any
     rows: np.ndarray
     order: Tensor
     targets: Tensor | None
@@ -53,6 +56,7 @@ class Batches:
         batch_tokens: if not 0, a step is as many examples as have about this many tokens, instead of ``batch_size``.
         micro_tokens: real tokens a micro-batch; 0 keeps a step whole (for losses that compare its examples).
         remap: new token ids by old ones, ``[vocabulary]`` (see ``embeddings``).
+        augment: what makes other pictures of a batch's pixels, ``[B, C, H, W]``, in training only.
     """
 
     def __init__(
@@ -65,10 +69,11 @@ class Batches:
         micro_tokens: int = 1536,
         first_position: int = 0,
         remap: np.ndarray | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.encoded, self.batch_size, self.seed = encoded, batch_size, seed
         self.batch_tokens, self.micro_tokens = batch_tokens, micro_tokens
-        self.first_position, self.remap = first_position, remap
+        self.first_position, self.remap, self.augment = first_position, remap, augment
         self.steps_per_epoch = len(self.epoch(0)) if batch_tokens else -(-len(encoded) // batch_size)
 
     def epoch(self, number: int) -> list[np.ndarray]:
@@ -84,10 +89,15 @@ class Batches:
 
     def step(self, rows: np.ndarray) -> list[Batch]:
         """The micro-batches of one step."""
-        return [self.batch(part) for part in cut_by_tokens(rows, self.encoded.lengths, self.micro_tokens)]
+        batches = [self.batch(part) for part in cut_by_tokens(rows, self.encoded.lengths, self.micro_tokens)]
+        if self.augment is None:
+            return batches
+        return [replace(b, packed=Images(self.augment(b.packed.pixels_BCHW))) for b in batches]
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Pack some examples."""
+        if self.encoded.image_shape is not None:
+            return self._pictures(rows)
         data, per = self.encoded, self.encoded.per_example
         texts = (rows[:, None] * per + np.arange(per)).ravel()
         sorted_by_length = np.argsort(data.ids.lengths[texts], kind="stable")
@@ -108,6 +118,14 @@ class Batches:
             marks = torch.from_numpy(data.marks[rows].astype(np.int64)) + packed.starts_B.unsqueeze(1)
         order = torch.from_numpy(place.reshape(-1, per))
         return Batch(packed, rows, order, targets, count, marks, len(packed.ids_T))
+
+    def _pictures(self, rows: np.ndarray) -> Batch:
+        assert self.encoded.image_shape is not None
+        pixels_BHWC = self.encoded.ids.values.reshape(-1, *self.encoded.image_shape)[rows]
+        images = Images(torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float().div_(255))
+        targets, count = self._targets(rows)
+        order = torch.arange(len(rows)).unsqueeze(1)
+        return Batch(images, rows, order, targets, count, tokens=int(self.encoded.lengths[rows].sum()))
 
     def _targets(self, rows: np.ndarray) -> tuple[Tensor | None, int]:
         targets = self.encoded.targets

@@ -24,8 +24,8 @@ METHOD = "method.safetensors"
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters by name."""
-    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    """The trainable parameters by name, and the running statistics of batch normalisation."""
+    return {name: value.detach().contiguous() for name, value in _trained_values(model)}
 
 
 def save(
@@ -94,8 +94,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Put a checkpoint's parameters in place."""
     weights = load_file(path / "weights.safetensors")
     with torch.no_grad():
-        for name, parameter in _trained(model):
-            parameter.copy_(weights[name])
+        for name, value in _trained_values(model):
+            value.copy_(weights[name])
 
 
 def keep(folder: Path, last: int, best_step: int) -> None:
@@ -107,6 +107,13 @@ def keep(folder: Path, last: int, best_step: int) -> None:
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _trained_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from _trained(model)
+    for place, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            yield from ((f"{place}.{name}", value) for name, value in module.named_buffers(recurse=False))
 
 
 def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
