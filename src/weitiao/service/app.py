@@ -21,6 +21,7 @@ from weitiao.runtime import load
 from weitiao.service import alerts
 from weitiao.service.access import Access
 from weitiao.service.batching import Batcher
+from weitiao.service.docs_page import Docs
 from weitiao.service.documentation import openapi
 from weitiao.service.endpoints import Endpoint
 from weitiao.service.errors import refusal
@@ -100,11 +101,13 @@ def make_app(settings: Settings) -> FastAPI:
     )
     metrics.queue_from(models.depth)
     service = Service(settings, access, metrics, models, alerts.Watch(rules, metrics), trail)
-    app = FastAPI(title="Weitiao", version=__version__, lifespan=_lifespan)
+    # FastAPI's own pages load a script from elsewhere.
+    app = FastAPI(title="Weitiao", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    # Before FastAPI's own (/docs): routes are tried in order.
-    app.router.routes[:0] = [Route(one.path, Endpoint(service, one), methods=[one.method]) for one in ROUTES]
     description = openapi(ROUTES)
+    routes = [Route(one.path, Endpoint(service, one), methods=[one.method]) for one in ROUTES]
+    # Before FastAPI's own (/openapi.json): routes are tried in order.
+    app.router.routes[:0] = [*routes, Route("/docs", Docs(description), methods=["GET"])]
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
     app.add_middleware(BodyLimit, sizes=access.sizes, answer=lambda error: refusal(error, "plain"))

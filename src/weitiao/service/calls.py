@@ -42,18 +42,20 @@ class Shape(BaseModel):
 class Route:
     """A route as data. ``role``: what the caller needs; empty: open to all, for probes.
 
-    ``style`` is the protocol whose error JSON it speaks: ``openai`` or ``plain``.
+    ``summary`` is in English and in Chinese; ``example`` a body that the route reads; ``style`` the protocol whose
+    error JSON it speaks: ``openai`` or ``plain``.
     """
 
     method: str
     path: str
     handler: "Callable[[Call], Awaitable[Shape | Response]]"
     role: str
-    summary: str
+    summary: tuple[str, str]
     body: type[Shape] | None = None
     answer: type[Shape] | None = None
     style: str = "plain"
     body_required: bool = True
+    example: dict[str, Any] | None = None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The OpenAPI description, made from the routes."""
+"""The OpenAPI description, made from the routes. What is said in Chinese stands beside it, as ``x-...-zh``."""
 
 import re
 from collections.abc import Iterable
@@ -16,18 +16,21 @@ SECURITY = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 REFUSALS = {
-    "400": "The body is not what the route reads",
-    "401": "A valid key or token is needed",
-    "403": "The key lacks the role",
-    "404": "No such model, or not for this key",
-    "408": "The body came too slowly",
-    "409": "No earlier version",
-    "413": "Too large",
-    "415": "Not declared as JSON",
-    "422": "The model cannot use it",
-    "429": "Too many requests; Retry-After says when",
-    "500": "The service failed",
-    "503": "The queue is full, or not ready; Retry-After says when",
+    "400": ("The body is not what the route reads", "请求体不符合该接口的要求"),
+    "401": ("A valid key or token is needed", "需要有效的密钥或令牌"),
+    "403": ("The key lacks the role", "密钥没有所需的角色"),
+    "404": ("No such model, or not for this key", "没有这个模型，或该密钥无权使用"),
+    "408": ("The body came too slowly", "请求体传输过慢"),
+    "409": ("No earlier version", "没有更早的版本"),
+    "413": ("Too large", "请求过大"),
+    "415": ("Not declared as JSON", "未声明为 JSON"),
+    "422": ("The model cannot use it", "模型无法处理"),
+    "429": ("Too many requests; Retry-After says when", "请求过多，重试时间见 Retry-After"),
+    "500": ("The service failed", "服务内部出错"),
+    "503": (
+        "The queue is full, or not ready; Retry-After says when",
+        "队列已满或尚未就绪，重试时间见 Retry-After",
+    ),
 }
 PARAMETER = re.compile(r"{(\w+)}")
 
@@ -59,7 +62,8 @@ def _operation(route: Route) -> dict[str, Any]:
     names = PARAMETER.findall(route.path)
     found: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{route.method} {route.path}").strip("_").lower(),
-        "summary": route.summary,
+        "summary": route.summary[0],
+        "x-summary-zh": route.summary[1],
         "tags": [route.role or "health"],
         "responses": {"200": _success(route)} | {code: _refusal(route, code) for code in _codes(route)},
         "security": [{"bearer": []}, {"key": []}] if route.role else [],
@@ -71,7 +75,9 @@ def _operation(route: Route) -> dict[str, Any]:
             {"name": name, "in": "path", "required": True, "schema": text} for name in names
         ]
     if route.body is not None:
-        found["requestBody"] = {"required": route.body_required, "content": _content(route.body)}
+        content = _content(route.body)
+        content["application/json"]["example"] = route.example
+        found["requestBody"] = {"required": route.body_required, "content": content}
     return found
 
 
@@ -90,17 +96,19 @@ def _codes(route: Route) -> list[str]:
 
 
 def _success(route: Route) -> dict[str, Any]:
+    said = {"description": route.summary[0], "x-description-zh": route.summary[1]}
     if route.answer is None:
-        return {"description": route.summary, "content": {"text/plain": {"schema": {"type": "string"}}}}
+        return said | {"content": {"text/plain": {"schema": {"type": "string"}}}}
     content = _content(route.answer)
     if "completions" in route.path:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    return {"description": route.summary, "content": content}
+    return said | {"content": content}
 
 
 def _refusal(route: Route, code: str) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "description": REFUSALS[code],
+        "description": REFUSALS[code][0],
+        "x-description-zh": REFUSALS[code][1],
         "content": _content(OpenAIError if route.style == "openai" else ErrorResponse),
     }
     if code in ("429", "503"):
