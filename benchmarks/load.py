@@ -68,6 +68,8 @@ class Client(asyncio.Protocol):
 
     async def ask(self, request: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
         """Send one request and wait for its answer."""
+        if self.transport.is_closing():
+            raise ConnectionResetError
         self.waiting = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return await self.waiting
@@ -128,8 +130,10 @@ class Load:
         start, sent, missed, tasks = time.perf_counter(), 0, 0, set()
 
         async def send(connection: Client, due: float) -> None:
+            if not connection.open:  # closed by the service while it was not in use
+                connection = await self.connect()
             await self.one(connection, due)
-            free.append(connection if connection.open else await self.connect())
+            free.append(connection)
 
         while (now := time.perf_counter() - start) < seconds:
             while sent < now * rate:
