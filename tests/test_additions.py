@@ -6,17 +6,20 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.nn import functional as F
 from toy import make, make_parts, open_model, table
 
 import weitiao
-from weitiao.cli import main
+from weitiao.cli import main, parse
 from weitiao.core import catalogue
+from weitiao.core.config import build, to_yaml
 from weitiao.core.errors import WeitiaoError
 from weitiao.data.encode import IGNORED, Ragged
 from weitiao.models.hub_encoder import HubEncoder
 from weitiao.objectives._composed import compose
 from weitiao.objectives.base import Addition
+from weitiao.stages import finetune as stage
 from weitiao.training import checkpoint
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
 from weitiao.training.frozen import FrozenCache
@@ -378,6 +381,24 @@ def test_attacks_work_where_the_embeddings_are_frozen(tiny_model, tuning):
     assert any(not torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_layers_computed_again_draw_the_same_masks(tiny_model, name):
+    found = []
+    for again in (False, True):
+        model = open_model(tiny_model, dropout=0.1)
+        model.train()
+        model.backbone.checkpointing = again
+        torch.manual_seed(2)
+        found.append(backward(make_parts(model, table(), objective=f"cross_entropy+{name}"), np.arange(8)))
+    assert found[0][0] == found[1][0]
+    close(found[1][1], found[0][1], atol=1e-6, rtol=1e-4)
+
+
+def test_what_reads_no_words_cannot_be_attacked():
+    with pytest.raises(WeitiaoError, match="this model reads none"):
+        word_embeddings(torch.nn.Linear(2, 2))
+
+
 def test_kept_states_of_frozen_layers_are_no_ground_for_an_attack(tiny_model):
     model = open_model(tiny_model, make("tuning", "full", top_layers=1))
     parts = make_parts(model, table(), objective="cross_entropy+fgm")
@@ -407,6 +428,21 @@ def test_sums_are_read(text, weights_of):
         type(part).__module__.rsplit(".", 1)[1]: w for w, part in (*composed.losses_in, *composed.additions)
     }
     assert found == weights_of
+
+
+def test_flags_of_all_parts_are_known():
+    flags = ["--objective", "cross-entropy+0.5*fgm+r-drop", "--fgm-epsilon", "0.3", "--label-smoothing=0.1"]
+    config = build(stage.Config, parse(stage, flags))
+    assert config.objective == "cross_entropy+0.5*fgm+r_drop"
+    composed = compose(config.objective, config.member_values)
+    assert composed.losses_in[0][1].label_smoothing == 0.1
+    assert [(weight, getattr(part, "fgm_epsilon", None)) for weight, part in composed.additions] == [
+        (0.5, 0.3),
+        (1, None),
+    ]
+    assert to_yaml(build(stage.Config, yaml.safe_load(to_yaml(config)))) == to_yaml(config)
+    with pytest.raises(WeitiaoError, match="Unknown option --pgd-epsilon"):
+        parse(stage, [*flags, "--pgd-epsilon", "1"])
 
 
 def test_losses_of_one_kind_add_up(tiny_model):

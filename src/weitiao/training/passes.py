@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.messages import say
 from weitiao.data.encode import IGNORED
 from weitiao.models.backbone import TextModel
 from weitiao.models.kernels import Dropout
@@ -123,13 +125,23 @@ def plain(passes: Passes) -> Iterator[Tensor]:
 
 
 def word_embeddings(backbone: nn.Module) -> Any:
-    """The layer that turns token ids into embeddings: the one in use, where only used rows are trained."""
+    """The layer that turns token ids into embeddings: the one in use, where only used rows are trained.
+
+    Raises:
+        WeitiaoError: the model reads no words.
+    """
     inner: Any = getattr(backbone, "inner", backbone)  # virtual tokens wrap an encoder
-    return (
-        inner.embeddings.word_embeddings
-        if hasattr(inner, "embeddings")
-        else inner.model.get_input_embeddings()
-    )
+    table = getattr(getattr(inner, "embeddings", None), "word_embeddings", None)
+    if table is None and hasattr(inner, "model"):
+        table = inner.model.get_input_embeddings()
+    if table is None:
+        raise WeitiaoError(
+            say(
+                "Adversarial objectives move the embeddings of words, and this model reads none: leave them out",
+                "对抗训练要扰动词向量，而该模型没有词向量：请去掉这类目标",
+            )
+        )
+    return table
 
 
 @contextmanager
