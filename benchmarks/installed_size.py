@@ -28,7 +28,7 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
 
 
 def compare(config: dict[str, Any]) -> dict[str, Any]:
-    """Sizes of the packages with all they require, installed files only."""
+    """Sizes of the packages with all they require: what was installed, not what Python compiles from it on either side."""
     environment = harness.SCRATCH / "runtime-only"
     python = fresh(environment)
     found = json.loads(run(python, "-c", SIZES))
@@ -55,7 +55,9 @@ found = {}
 for one in distributions():
     if one.metadata["Name"] not in ("pip", "setuptools"):
         files = [one.locate_file(file) for file in one.files or ()]
-        found[one.metadata["Name"]] = sum(path.stat().st_size for path in files if path.is_file())
+        found[one.metadata["Name"]] = sum(
+            path.stat().st_size for path in files if path.is_file() and path.suffix != ".pyc"
+        )
 print(json.dumps(found))
 """
 
