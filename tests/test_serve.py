@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from served import make_bundle
 
 from benchmarks.load import Load, request
@@ -160,6 +161,68 @@ def test_overload_is_refused_with_a_time_to_come_back_and_passes(tmp_path):
         assert all(1 <= int(one.retry_after) <= 60 for one in load.answers if one.status == 503)
         after = asyncio.run(overloaded(port, 1, 5))
         assert statuses(after) == {200}
+
+
+RULES = """
+alerts:
+  - {name: slow, when: p95_latency_seconds > 0.5 for 60s, severity: critical}
+  - {name: odd, when: drift.length > 0.2, model: reviews}
+"""
+
+
+@pytest.fixture
+def alerts(tmp_path):
+    path = tmp_path / "alerts.yaml"
+    path.write_text(RULES, encoding="utf-8")
+    return path
+
+
+def test_rules_are_written_for_prometheus_and_that_is_all_without_a_folder(tmp_path, alerts, capsys):
+    path = tmp_path / "made" / "rules.yaml"
+    assert cli.main(["serve", "--alerts", str(alerts), "--write-rules", str(path)]) == 0
+    assert "2 alert rules for Prometheus:" in capsys.readouterr().out
+    (group,) = yaml.safe_load(path.read_text("utf-8"))["groups"]
+    slow, odd = group["rules"]
+    assert slow["alert"] == "slow" and slow["for"] == "60s" and slow["labels"] == {"severity": "critical"}
+    assert odd["expr"] == 'max(weitiao_drift{signal="length",model="reviews"}) > 0.2'
+
+
+def test_rules_are_written_before_the_same_rules_are_watched(tmp_path, alerts):
+    make_bundle(tmp_path / "deploy" / "reviews")
+    path = tmp_path / "rules.yaml"
+    with serving(tmp_path / "deploy", "--alerts", str(alerts), "--write-rules", str(path)) as (_, port):
+        names = [rule["alert"] for rule in yaml.safe_load(path.read_text("utf-8"))["groups"][0]["rules"]]
+
+        async def metrics() -> bytes:
+            load = Load(
+                "127.0.0.1", port, [b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"], keep_bodies=True
+            )
+            return (await load.one(await load.connect())).body
+
+        watched = re.findall(r'weitiao_alert_firing{alert="(\w+)"', asyncio.run(metrics()).decode())
+        assert sorted(watched) == sorted(names) == ["odd", "slow"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--write-rules", "rules.yaml"], "--alerts FILE"),
+        (["--alerts", "alerts.yaml", "--write-rules", "./alerts.yaml"], "is the file of --alerts"),
+        (["--alerts", "alerts.yaml", "--write-rules", "."], "is a folder"),
+        (["--alerts", "alerts.yaml", "--write-rules", "alerts.yaml/rules.yaml"], "alerts.yaml"),
+        (["--alerts", "bad.yaml", "--write-rules", "rules.yaml"], "p95_latency"),
+    ],
+)
+def test_rules_that_cannot_be_written_are_one_clear_line(
+    tmp_path, alerts, capsys, monkeypatch, flags, expected
+):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("alerts: [{name: a, when: p59_latency_seconds > 1}]", encoding="utf-8")
+    assert cli.main(["serve", *flags]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alerts.yaml", "bad.yaml"]
+    assert alerts.read_text("utf-8") == RULES
 
 
 @pytest.mark.parametrize(

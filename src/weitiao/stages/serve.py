@@ -4,6 +4,7 @@ import ipaddress
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from weitiao.core import catalogue
@@ -15,6 +16,7 @@ from weitiao.core.messages import say
 EXAMPLES = (
     "weitiao serve deploy/ --port 8000 --keys keys.toml",
     "weitiao serve deploy/reviews",
+    "weitiao serve --alerts alerts.yaml --write-rules prometheus/rules.yaml",
 )
 
 
@@ -61,6 +63,11 @@ class Config:
         least=0,
     )
     alerts: str = option("", "alert rules, a YAML file", "告警规则（YAML 文件）")
+    write_rules: str = option(
+        "",
+        "write the alert rules as a rule file for Prometheus, too; without a folder, that is all",
+        "同时把告警规则写成 Prometheus 规则文件；不给出文件夹时只写此文件",
+    )
     audit: str = option(
         "",
         "audit log: who asked for what, never a text (weitiao audit verify)",
@@ -80,7 +87,16 @@ class Config:
 
 
 def run(config: Config) -> Iterator[Event]:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        WeitiaoError: anything the user can mend.
+    """
+    if config.write_rules:
+        yield from _write_rules(config)
+        if not config.folder:
+            yield ResultEvent(config.write_rules, {})
+            return
     if not config.folder:
         raise WeitiaoError(
             say(
@@ -117,6 +133,36 @@ def run(config: Config) -> Iterator[Event]:
     )
     yield from _on_ray(config, settings) if config.engine == "ray" else _here(config, settings)
     yield ResultEvent("", {})
+
+
+def _write_rules(config: Config) -> Iterator[Event]:
+    """The alert rules as a file that a Prometheus server reads."""
+    if not config.alerts:
+        raise WeitiaoError(
+            say(
+                "--write-rules writes out the rules of --alerts FILE: name that file too",
+                "--write-rules 写出的是 --alerts 文件中的规则：请一并给出 --alerts 文件",
+            )
+        )
+    path = Path(config.write_rules)
+    if path.is_dir() or path.resolve() == Path(config.alerts).resolve():
+        raise WeitiaoError(
+            say(
+                f"--write-rules {path} is {'a folder' if path.is_dir() else 'the file of --alerts'}: name another file",
+                f"--write-rules {path} 是{'文件夹' if path.is_dir() else ' --alerts 的文件'}：请换一个文件名",
+            )
+        )
+    from weitiao.service.alert_rules import read_rules
+    from weitiao.service.prometheus_rules import write_prometheus_rules
+
+    rules = read_rules(config.alerts)
+    write_prometheus_rules(rules, path)
+    yield NoteEvent(
+        say(
+            f"{len(rules)} alert rules for Prometheus: {path}",
+            f"已写出 {len(rules)} 条 Prometheus 告警规则：{path}",
+        )
+    )
 
 
 def is_loopback(host: str) -> bool:
