@@ -209,7 +209,8 @@ def _curl(method: str, path: str, operation: Mapping[str, Any]) -> str:
 
 def _schema(name: str, schema: Mapping[str, Any]) -> str:
     said = _text(schema.get("description", ""))
-    return f'<div class="schema" id="schema-{name}"><h3><code>{name}</code></h3><p lang="en">{said}</p>{_fields(schema)}</div>'
+    head = f'<h3><code>{name}</code></h3><p lang="en">{said}</p>'
+    return f'<div class="schema" id="schema-{name}">{head}{_fields(schema)}</div>'
 
 
 def _fields(schema: Mapping[str, Any]) -> str:
