@@ -65,8 +65,8 @@ class Encoded:
             ``Ragged`` of class numbers a token (-100: not scored).
         marks: ``[N, k]`` positions of the tokens a head reads, where it reads some.
         offsets: for each text, ``[tokens, 2]`` character offsets; kept where answers point into the text.
-        image_shape: (height, width, channels) where the examples are pictures: ``ids`` are then their pixels, uint8, row
-            by row.
+        image_shape: (height, width, channels) where the examples are pictures: ``ids`` are then their pixels, uint8,
+            row by row.
         uncut: int ``[N]``, tokens before the cut to ``max_length`` (of the longest text of an example).
     """
 

@@ -77,7 +77,7 @@ KNOWN = {
             hub_id="zalando-datasets/fashion_mnist",
             licence="MIT",
             size_bytes=30_900_652,
-            description="Pictures of ten kinds of clothes, 60,000 and 10,000 of 28 x 28 (Debian: dataset-fashion-mnist)",
+            description="Ten kinds of clothes: 60,000 and 10,000 pictures of 28 x 28 (Debian: dataset-fashion-mnist)",
             description_zh="十类服饰图片，60,000 + 10,000 张 28 x 28（Debian 软件包 dataset-fashion-mnist）",
         ),
     )

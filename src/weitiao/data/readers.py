@@ -85,9 +85,9 @@ def open_table(path: str | Path) -> "Opened":
 def read_splits(source: Any, **options: Any) -> dict[str, Table]:
     """Read a source with its splits, as ``{"train": ..., "validation": ..., "test": ...}``, those there are.
 
-    A folder has pictures (see ``images``), or files whose names (before the suffix) are or end in a split's name; a mapping has a source
-    for each split; a table may have a column ``split`` (values other than the usual names stay as they are,
-    such as clinc150's ``oos_train``). Any other table is all ``train``.
+    A folder has pictures (see ``images``), or files whose names (before the suffix) are or end in a split's name; a
+    mapping has a source for each split; a table may have a column ``split`` (values other than the usual names stay as
+    they are, such as clinc150's ``oos_train``). Any other table is all ``train``.
 
     Args:
         options: as for ``read_table``.

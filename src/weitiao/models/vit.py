@@ -18,7 +18,7 @@ from weitiao.models.kernels import Dropout
 
 
 class Layer(nn.Module):
-    """One layer of the encoder, normalised before each part: ``x + attention(norm(x))``, ``x + feed_forward(norm(x))``."""
+    """One layer, normalised before each part: ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
 
     def __init__(self, size: int, heads: int, dropout: float) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from weitiao.stages._compress_data import gather
 from weitiao.stages._compressed import Compressed, write_bundle, write_trainable
 from weitiao.stages._held_out import chosen_rows
 from weitiao.stages._measure import Point, measure
-from weitiao.stages._predictor import Run
+from weitiao.stages._predictor import text_run
 from weitiao.stages._proof import Proof
 from weitiao.stages._target import read_target, speedup
 
@@ -38,7 +38,7 @@ class Compressing:
     def __init__(self, config: Any) -> None:
         self.config, self.output = config, Path(config.output)
         self.points: list[Point] = []  # the model as it was, then every candidate measured
-        self.trained = Run(config.run)
+        self.trained = text_run(config.run)
 
     def events(self) -> Iterator[Event]:
         """Read, compress, measure, write."""

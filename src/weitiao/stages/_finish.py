@@ -93,8 +93,8 @@ def _opens(run: "Training", description: dict[str, Any]) -> str:
     """What of the model folder opens elsewhere, for the model card."""
     if run.head_kind["pooling"] == "none":
         return say(
-            "The weights are plain safetensors of a network that is written out in weitiao.models; transformers has none "
-            "like it. The head lies beside them in head.safetensors (one linear layer).",
+            "The weights are plain safetensors of a network that is written out in weitiao.models; transformers has "
+            "none like it. The head lies beside them in head.safetensors (one linear layer).",
             "权重为普通的 safetensors，网络结构见 weitiao.models；transformers 中没有同样的网络。"
             "分类头在 head.safetensors 中（一个线性层）。",
         )

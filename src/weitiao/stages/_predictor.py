@@ -90,6 +90,24 @@ class Run:
         return self._loaded
 
 
+def text_run(folder: str | Path) -> Run:
+    """A run whose model reads texts, for what works on such models alone.
+
+    Raises:
+        WeitiaoError: it reads pictures.
+    """
+    run = Run(folder)
+    if run.task.reads != "texts":
+        raise WeitiaoError(
+            say(
+                f"{folder} reads {run.task.reads}: bundles are for models of texts. Use the run itself: "
+                "weitiao predict, weitiao.load",
+                f"{folder} 不是文本模型：部署包只支持文本模型。请直接使用运行目录：weitiao predict、weitiao.load",
+            )
+        )
+    return run
+
+
 def load_model(folder: Path, description: dict[str, Any]) -> TextModel:
     """The model in a folder that Weitiao wrote, in evaluation mode.
 

@@ -78,10 +78,10 @@ def _export(config: Config, folder: Path) -> Iterator[Event]:
     from weitiao.runtime.bundle import seal
     from weitiao.stages._certificate import Certificate
     from weitiao.stages._held_out import held_out
-    from weitiao.stages._predictor import Run
+    from weitiao.stages._predictor import text_run
     from weitiao.stages._proof import Proof
 
-    trained = Run(config.run)
+    trained = text_run(config.run)
     rows = held_out(trained, config.data, config.columns, config.rows)
     certificate = Certificate(
         trained.task,

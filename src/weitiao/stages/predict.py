@@ -25,8 +25,8 @@ class Config:
     """What to predict with, and what."""
 
     run: str = option("", "the run's folder, or a bundle's", "运行目录或部署包目录", positional=True)
-    texts: list[str] = option([], "texts, or picture files and folders of them (for pairs, two by two; '-' reads lines from standard input)",
-                              "文本，或图片文件及其文件夹（成对任务每两条一对；“-”表示从标准输入逐行读取）", positional=True)  # fmt: skip
+    texts: list[str] = option([], "texts; picture files and folders; pairs two by two; '-' reads standard input",
+                              "文本；图片文件或文件夹；成对任务每两条一对；“-”表示从标准输入逐行读取", positional=True)  # fmt: skip
     data: str = option("", "a table of texts instead", "改为读取一张文本表")
     columns: dict[str, str] = option({}, "columns by role: text=review", "各角色对应的列：text=评论")
     output: str = option(
@@ -130,7 +130,7 @@ def _converted(items: list[Any], model: Any) -> Iterator[Event]:
         from weitiao.runtime.items import columns_of, records_of
 
         for finding in model.task.findings(columns_of(records_of(model.task, items))):
-            yield NoteEvent(finding.message)
+            yield NoteEvent(finding.message, "warning")
 
 
 def _shown(item: Any, answer: Any, key: str = "text") -> dict[str, Any]:

@@ -48,8 +48,8 @@ class Answers:
 class Task(ABC):
     """One kind of learning problem.
 
-    It reads texts unless ``reads`` says otherwise; then it also says what comes in the place of a pretrained encoder and
-    its tokenizer. ``tunings`` names the methods that its models can be adapted by, where not all can.
+    It reads texts unless ``reads`` says otherwise; then it also says what comes in the place of a pretrained encoder
+    and its tokenizer. ``tunings`` names the methods that its models can be adapted by, where not all can.
     """
 
     reads: ClassVar[str] = "texts"

@@ -161,8 +161,8 @@ class ImageClassification(Task):
         if sides != (self.image_size, self.channels):
             raise WeitiaoError(
                 say(
-                    f"{source.name} does not read pictures of {self.image_size} x {self.image_size} with {self.channels} "
-                    "channels: take cnn or vit, or a folder that was trained on such pictures",
+                    f"{source.name} does not read pictures of {self.image_size} x {self.image_size} with "
+                    f"{self.channels} channels: take cnn or vit, or a folder that was trained on such pictures",
                     f"{source.name} 不读取 {self.image_size} x {self.image_size}、{self.channels} 通道的图片："
                     "请用 cnn、vit，或在这类图片上训练得到的目录",
                 )
