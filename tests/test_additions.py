@@ -86,6 +86,7 @@ def test_the_weights_are_the_same_bits_after_all_passes_of_a_step(tiny_model, na
     backward(make_parts(model, table(), objective=f"cross_entropy+{name}"), np.arange(8))
     for key, tensor in weights(model).items():
         assert torch.equal(tensor, before[key]), key
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert not word_embeddings(model.backbone)._forward_hooks
 
 

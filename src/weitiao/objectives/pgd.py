@@ -34,15 +34,10 @@ class Pgd(Addition):
     perturbs = True
 
     def later(self, passes: "Passes") -> "Iterator[Tensor]":
-        import torch
-
         noise_TE, slope_TE = passes.silence(), gradient(passes.noise_TD)
         for number in range(self.pgd_steps):
+            if number:
+                slope_TE = passes.slope(noise_TE, passes.loss)
             noise_TE = noise_TE + self.pgd_step_size * along(passes, slope_TE)
-            noise_TE = within(passes, noise_TE, self.pgd_epsilon).detach().requires_grad_()
-            loss = passes.loss(passes.run(noise_TE))
-            if number + 1 < self.pgd_steps:
-                # The parameters' own gradients stay untouched by the search.
-                (slope_TE,) = torch.autograd.grad(loss, noise_TE)
-                noise_TE = noise_TE.detach()
-        yield loss
+            noise_TE = within(passes, noise_TE, self.pgd_epsilon)
+        yield passes.loss(passes.run(noise_TE))

@@ -43,9 +43,9 @@ class Smart(Addition):
         noise_TE = torch.randn_like(passes.silence()) * self.smart_start
         still = passes.outputs.detach()
         for _ in range(self.smart_steps):
-            noise_TE = noise_TE.detach().requires_grad_()
-            apart = symmetric_kl(passes, passes.run(noise_TE, same_dropout=True), still)
-            (slope_TE,) = torch.autograd.grad(apart, noise_TE)
+            slope_TE = passes.slope(
+                noise_TE, lambda moved: symmetric_kl(passes, moved, still), same_dropout=True
+            )
             step_TE = self.smart_step_size * slope_TE / largest(passes, slope_TE)
-            noise_TE = (noise_TE.detach() + step_TE).clamp(-self.smart_epsilon, self.smart_epsilon)
+            noise_TE = (noise_TE + step_TE).clamp(-self.smart_epsilon, self.smart_epsilon)
         return symmetric_kl(passes, passes.run(noise_TE, same_dropout=True), passes.outputs)

@@ -76,6 +76,24 @@ class Passes:
             _set_generator(self.device, generator)
             return self._run(noise_TD)[0]
 
+    def slope(
+        self, noise_TD: Tensor, height: Callable[[Tensor], Tensor], *, same_dropout: bool = False
+    ) -> Tensor:
+        """The gradient of ``height(outputs)`` by the noise of a further pass, ``[T, E]``.
+
+        For a search: the parameters get no gradient, and what computing theirs costs, a third of a pass, is saved.
+        """
+        noise_TD = noise_TD.detach().requires_grad_()
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        try:
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            (slope_TD,) = torch.autograd.grad(height(self.run(noise_TD, same_dropout=same_dropout)), noise_TD)
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+        return slope_TD
+
     def loss(self, outputs: Tensor) -> Tensor:
         """The plain loss of some outputs: a sum."""
         return self.loss_sum(outputs, self.targets)
