@@ -345,6 +345,8 @@ def test_a_run_learns_and_shows_its_errors(run, toy):
         or run.metrics["evaluation"]["test"]["slices"][0]["by"] == "label"
     )
     assert weitiao.evaluate(run, toy)["accuracy"] == scores["accuracy"]
+    card = (run.folder / "README.md").read_text("utf-8")
+    assert "pipeline_tag: image-classification" in card and "language:" not in card
     assert "img-src data:" in (run.folder / "report.html").read_text("utf-8")
 
 

@@ -70,7 +70,7 @@ def _front_matter(metrics: Metrics) -> str:
     model, task = metrics.get("model") or {}, metrics.get("task", "")
     split = main_split(metrics)
     said = {
-        "language": languages(metrics),
+        "language": None if task == "image_classification" else languages(metrics),
         "license": model.get("license") or "unknown",
         "base_model": model.get("hub_id") or model.get("name"),
         "pipeline_tag": PIPELINE_TAGS.get(task),

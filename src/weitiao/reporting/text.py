@@ -74,8 +74,10 @@ def name_of(key: Any, names: Mapping[str, tuple[str, str]]) -> str:
 
 
 def number(score: str, value: float) -> str:
-    """A score for people: shares in per cent with one decimal, all others with three."""
-    return f"{100 * value:.1f}%" if score in SHARES else f"{value:.3f}"
+    """A score for people: shares in per cent with one decimal (two where little is left to 100), others with three."""
+    if score not in SHARES:
+        return f"{value:.3f}"
+    return f"{100 * value:.2f}%" if 0.99 < value < 1 else f"{100 * value:.1f}%"
 
 
 def interval(score: str, bounds: list[float] | None) -> str:
