@@ -112,7 +112,7 @@ def _cost_tiles(metrics: Report) -> str:
     if model.get("trained_parameters") and model.get("parameters"):
         share = 100 * model["trained_parameters"] / model["parameters"]
         small = both(
-            f"{share:.2g}% of {model['parameters']:,}", f"占 {model['parameters']:,} 的 {share:.2g}%"
+            f"{share:.3g}% of {model['parameters']:,}", f"占 {model['parameters']:,} 的 {share:.3g}%"
         )
         title = both("Trained parameters", "训练的参数")
         tiles += f"<div><dt>{title}</dt><dd>{model['trained_parameters']:,}<small>{small}</small></dd></div>"
