@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.runtime import load, open_bundle
 from weitiao.runtime.batches import batches
 from weitiao.runtime.bundle import SEAL, seal
+from weitiao.runtime.choice import _certified
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ("the card", "good money", "银行卡丢了", "转账 failed", "bad bank", "查一下余额 now")
@@ -425,3 +427,17 @@ def test_a_bundle_is_scored_as_its_run_and_stays_whole(made, tmp_path):
     assert scores[0]["accuracy"] == pytest.approx(scores[1]["accuracy"], abs=1.01 / len(LABELLED))
     assert (bundle.with_name("classes-evaluation") / "classes" / "metrics.json").exists()
     open_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "expected"),
+    [(1.0, 1.0, True), (1.0, 0.999, False), (0.995, 0.995, True), (0.995, 0.99, False)],
+)
+def test_bf16_is_taken_only_where_it_costs_no_decision(tmp_path, fp32, bf16, expected):
+    compared = [
+        {"name": f"openvino {p}", "agreement": value} for p, value in (("fp32", fp32), ("bf16", bf16))
+    ]
+    (tmp_path / "certificate.json").write_text(json.dumps({"compared": compared}), "utf-8")
+    bundle = SimpleNamespace(folder=tmp_path)
+    assert _certified(bundle, "openvino", "bf16") is expected
+    assert _certified(bundle, "onnxruntime", "bf16") is False  # not compared

@@ -1,6 +1,6 @@
 """Which engine runs a bundle here, and in which precision: measured once, then remembered.
 
-``auto`` takes fp32, or bf16 where the bundle's certificate says that every decision stays the same in it. What was
+``auto`` takes fp32, or bf16 where the bundle's certificate says that it costs no decision. What was
 measured lies in the local cache, by bundle, processor, threads and the engines' versions.
 """
 
@@ -85,13 +85,14 @@ def candidates(bundle: Bundle, engine: str, precision: str) -> list[Pair]:
 
 
 def _certified(bundle: Bundle, name: str, precision: str) -> bool:
-    """Whether the certificate says that every decision stayed the same on this engine in this precision."""
+    """Whether the certificate says that this precision costs no decision on this engine.
+
+    Every decision is the trained model's; or, in a bundle whose compression cost some, as many are as in fp32.
+    """
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         certificate = json.loads((bundle.folder / "certificate.json").read_text(encoding="utf-8"))
-        return any(
-            entry["name"] == f"{name} {precision}" and entry["agreement"] == 1
-            for entry in certificate["compared"]
-        )
+        same = {entry["name"]: entry["agreement"] for entry in certificate["compared"]}
+        return bool(same[f"{name} {precision}"] >= same[f"{name} fp32"])
     return False
 
 
