@@ -81,7 +81,7 @@ class Passes:
     ) -> Tensor:
         """The gradient of ``height(outputs)`` by the noise of a further pass, ``[T, E]``.
 
-        For a search: the parameters get no gradient, and what computing theirs costs, a third of a pass, is saved.
+        For a search: the parameters get no gradient, and kernels of our own, which would compute it unasked, don't.
         """
         noise_TD = noise_TD.detach().requires_grad_()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
