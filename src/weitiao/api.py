@@ -39,6 +39,36 @@ def finetune(data: Any = "", *, output: str | Path = "", show: bool = True, **se
     return Run(folder)
 
 
+def compare(data: Any = "", *, output: str | Path = "", show: bool = True, **settings: Any) -> dict[str, Any]:
+    """Compare ways to fine-tune on one table, over several seeds.
+
+    Args:
+        data: as in ``finetune``.
+        output: the comparison's folder; ``runs/compare-<data>`` if not given.
+        show: print progress and the table.
+        settings: the settings of ``weitiao compare --help``, with underscores.
+
+    Returns:
+        what ``comparison.json`` holds: ``methods``, each with its score, the interval over seeds, and its costs.
+
+    Raises:
+        WeitiaoError: an unknown method or setting, or anything wrong with the data.
+    """
+    from weitiao.stages import compare as stage
+
+    folder = (
+        Path(output) if output else stage.default_folder(data if isinstance(data, str | Path) else "data")
+    )
+    values: dict[str, Any] = {"output": str(folder), **settings}
+    for role, source in (
+        ("data", data),
+        *((k, settings[k]) for k in ("test_data", "dev_data") if k in settings),
+    ):
+        values[role] = _as_path(source, folder, {"data": "train"}.get(role, role.removesuffix("_data")))
+    events = _consume(stage.run(build(stage.Config, {k: v for k, v in values.items() if v != ""})), show)
+    return events[-1].as_json()["result"]["comparison"]
+
+
 def evaluate(run: "str | Path | Run", data: Any, *, show: bool = False, **settings: Any) -> dict[str, Any]:
     """Score a run or a bundle on a table. Returns the scores by name."""
     from weitiao.stages import evaluate as stage

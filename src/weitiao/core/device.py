@@ -77,6 +77,23 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def forget_peak_memory() -> bool:
+    """Begin a new ``peak_memory_bytes`` from what is in use now. Returns whether the system can do that (Linux)."""
+    import contextlib
+    import ctypes
+    import gc
+
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what ``keep_freed_memory`` keeps would count
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return False
+    return True
+
+
 def resident_bytes() -> int:
     """The memory this process holds resident now, or 0 where the system does not say."""
     try:

@@ -62,6 +62,11 @@ def render(name: str, metrics: Report, events: Sequence[Report], config: Report)
         parts.append(sections.errors(report))
     parts.append(pair(_data(metrics), _training(metrics)))
     parts.append(pair(_settings(config), _environment(metrics)))
+    return document(name, "\n".join(part for part in parts if part))
+
+
+def document(title: str, inside: str) -> str:
+    """A whole page in two languages, around HTML: loads nothing, runs nothing."""
     tongue = language()
     radios = "".join(
         f'<input type="radio" name="tongue" class="tongue" id="{each}"{" checked" if each == tongue else ""}>'
@@ -72,8 +77,8 @@ def render(name: str, metrics: Report, events: Sequence[Report], config: Report)
         f'<!doctype html>\n<html lang="{tongue}"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)} · Weitiao</title><style>{STYLE}</style></head>\n"
-        f"<body>{radios}<main>\n" + "\n".join(part for part in parts if part) + "\n</main></body></html>\n"
+        f"<title>{escape(title)} · Weitiao</title><style>{STYLE}</style></head>\n"
+        f"<body>{radios}<main>\n{inside}\n</main></body></html>\n"
     )
 
 
@@ -81,6 +86,11 @@ def _head(name: str, metrics: Report) -> str:
     model = metrics.get("model") or {}
     said = [name_of(metrics["task"], TASKS)] if "task" in metrics else []
     said += [escape(model[key]) for key in ("name", "tuning") if model.get(key)]
+    return header(name, said)
+
+
+def header(name: str, said: Sequence[str]) -> str:
+    """The head of a page: its name, some facts (HTML), and the choice of the language."""
     toggle = '<div class="toggle"><label for="zh">中文</label><label for="en">English</label></div>'
     return (
         f'<header><div><div class="brand">微调 Weitiao</div><h1>{escape(name)}</h1>'

@@ -96,7 +96,7 @@ def _split(
         kept, held = split(
             whole,
             test_fraction=fraction,
-            seed=config.seed,
+            seed=config.seed if config.split_seed is None else config.split_seed,
             group_key=task.text_keys,
             label_key=task.label_key,
         )

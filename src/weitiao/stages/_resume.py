@@ -13,8 +13,12 @@ from weitiao.core.events import Event, NoteEvent, ResultEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import read_json
 
+MAY_CHANGE = frozenset(
+    {"output", "resume", "threads", "trackers"}
+)  # settings that do not change what is learnt
 
-def stored(config: Any) -> Any:
+
+def stored(config: Any, may_change: frozenset[str] = MAY_CHANGE) -> Any:
     """The config of the run that is to be resumed."""
     file = Path(config.output) / "config.yaml"
     if not config.output or not file.exists():
@@ -31,7 +35,6 @@ def stored(config: Any) -> Any:
         if getattr(config, f.name) != default(f)
     }
     given |= given.pop("member_values", {})
-    may_change = {"output", "resume", "threads", "trackers"}
     for name, value in given.items():
         if name not in may_change and value != stored.get(name):
             raise WeitiaoError(

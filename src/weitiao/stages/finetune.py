@@ -50,6 +50,9 @@ class Config:
     dev_fraction: float = option(
         0.1, "share held out to choose the checkpoint by", "留作选择检查点的比例", least=0, most=0.9
     )
+    split_seed: int | None = option(
+        None, "seed of what is held out (default: seed)", "留出数据的随机种子（默认同 seed）", least=0
+    )
     max_length: int = option(128, "tokens a text is cut to", "文本截断的 token 数", least=8, most=8192)
     pooling: str = option(
         "auto",
@@ -132,8 +135,7 @@ def run(config: Config) -> Iterator[Event]:
         if is_complete(Path(config.output)):
             yield from already_done(Path(config.output))
             return
-    _check(config)
-    config = _filled(config)
+    config = checked(config)
     import datasets
 
     datasets.disable_progress_bars()  # ours are drawn from events
@@ -178,6 +180,16 @@ def _trackers(config: Config, folder: Path) -> list[Any]:
     from weitiao.reporting.trackers import make
 
     return list(make(config.trackers, folder, {"settings": to_yaml(config)}))
+
+
+def checked(config: Config) -> Config:
+    """The config with what its task chooses where the user did not; nothing is read.
+
+    Raises:
+        WeitiaoError: it cannot work.
+    """
+    _check(config)
+    return _filled(config)
 
 
 def _check(config: Config) -> None:
