@@ -13,7 +13,7 @@ from weitiao.core.errors import WeitiaoError, unknown_name
 from weitiao.core.messages import say
 
 PACKAGE = Path(__file__).resolve().parent.parent
-FAMILIES = ("tasks", "tuning", "objectives", "evaluation", "compression", "engines", "stages")
+FAMILIES = ("tasks", "tuning", "objectives", "evaluation", "augmentation", "compression", "engines", "stages")
 
 
 def canonical(name: str) -> str:
@@ -95,6 +95,7 @@ def _contract(family: str) -> type:
         "tuning": "Tuning",
         "objectives": "Objective",
         "evaluation": "Evaluation",
+        "augmentation": "Augmentation",
         "compression": "Compression",
         "engines": "Engine",
     }
