@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import signal
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from scipy import stats
-from test_survival import kill_at
+from test_survival import SIGNALLED_AT, end, kill_at, start
 
 import weitiao
 from weitiao.cli import main
@@ -98,6 +99,7 @@ def test_the_page_and_the_card_show_each_method(whole):
     assert "<script" not in html and "http" not in html.replace("http-equiv", "")
     assert html.count('class="mark"') == 2 and html.count('class="whisker"') == 2
     assert html.count('class="dot"') == 4
+    assert "majority baseline" in html and "多数类基线" in html
     card = (folder / "README.md").read_text(encoding="utf-8")
     for name in RUNS:
         assert f"`runs/{name}`" in card
@@ -173,6 +175,20 @@ def test_objectives_are_a_second_axis(settings, tmp_path):
         for run in (plain, added)
     )
     assert len(first) == len(second) == 4 and first != second
+    again = {**mine, "objective": "", "num_epochs": 2, "overwrite": True}
+    found = weitiao.compare(output=tmp_path / "titles", show=False, **again)
+    assert [path.name for path in (tmp_path / "titles" / "runs").iterdir()] == ["bitfit-42"]
+    assert found["methods"][0]["runs"][0]["num_epochs"] == 2
+
+
+def test_ctrl_c_says_how_to_go_on(settings, tmp_path):
+    folder = tmp_path / "titles"
+    flags = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", value)]
+    moment = ("tempfile.mkdtemp", "full-42/checkpoints/.step-00000002", 1, int(signal.SIGINT))
+    code, said = end(start(*moment, "compare", "--output", folder, *flags, before=("-c", SIGNALLED_AT)))
+    assert code == 2
+    assert said.splitlines()[-1].endswith(f"Go on with: weitiao compare --output {folder} --resume")
+    assert (folder / "runs" / "full-42" / "checkpoints").exists()
 
 
 def test_other_settings_and_other_data_are_refused(whole, settings, tmp_path):

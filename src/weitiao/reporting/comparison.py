@@ -27,6 +27,7 @@ from weitiao.reporting.text import (
 )
 
 Comparison = Mapping[str, Any]
+BASELINE = ("majority baseline", "多数类基线")
 GAP = "  "
 NAME_MARKS = 26  # of a method's name in the picture
 WIDTH, PITCH = 720, 34  # of the picture, and of one method in it
@@ -65,7 +66,7 @@ def cells(result: Comparison) -> list[list[str]]:
         for method in result["methods"]
     ]
     if result["baseline"] is not None:
-        rows.append([say("majority baseline", "多数类基线"), number(monitor, result["baseline"]), *["–"] * 5])
+        rows.append([say(*BASELINE), number(monitor, result["baseline"]), *["–"] * 5])
     return rows
 
 
@@ -88,8 +89,8 @@ def how_to_read(result: Comparison) -> tuple[str, str]:
     split = SPLITS.get(result["split"], (result["split"],) * 2)
     en = (
         f"Mean over {seeds} seeds on the same {rows:,} rows ({split[0]}); every method and seed was trained on the "
-        "same rows. The interval is Student's t over the seeds, so it holds what chance in training does, not what "
-        "other test rows would change. Time: the steps of training. Memory: the most the process held."
+        "same rows. The interval is Student's t over the seeds, so it covers chance in training, not what other "
+        "test rows would change. Time: the steps of training. Memory: the most the process held."
     )
     zh = (
         f"在同样的 {rows:,} 行（{split[1]}）上对 {seeds} 个随机种子取平均；所有方法与种子的训练数据相同。区间为各种子间的"
@@ -111,10 +112,9 @@ def markdown(title: str, result: Comparison) -> str:
         for run in method["runs"]
     ]
     names = (say("run", "运行"), say("seed", "种子"), say(*heads(result)[1]), say("time", "时间"))
-    facts = say(
-        f"{say(*TASKS.get(result['task'], (result['task'],) * 2))}, model {_code(result['model'])}.",
-        f"{say(*TASKS.get(result['task'], (result['task'],) * 2))}，模型 {_code(result['model'])}。",
-    )
+    task = say(*TASKS.get(result["task"], (result["task"],) * 2))
+    model, data = _code(result["model"]), _code(result["data"]["train"]["name"])
+    facts = say(f"{task}, model {model}, data {data}.", f"{task}，模型 {model}，数据 {data}。")
     parts = [
         f"# {_plain(title)}",
         facts,
@@ -133,16 +133,18 @@ def markdown(title: str, result: Comparison) -> str:
 def page(title: str, result: Comparison) -> str:
     """``compare.html``: the picture and the table, one file that loads nothing."""
     head = "<tr>" + "".join(f"<th>{both(*names)}</th>" for names in heads(result)) + "</tr>"
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells(result)
-    )
+    shown = [[escape(cell) for cell in row] for row in cells(result)]
+    if result["baseline"] is not None:
+        shown[-1][0] = both(*BASELINE)
+    rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in shown)
+    data = result["data"]["train"]["name"]
     score = both(*SCORES.get(result["monitor"], (result["monitor"],) * 2))
     legend = both(
         "Large dot: mean; band: its interval; small dots: the single runs.",
         "大点：均值；色带：区间；小点：各次运行。",
     )
     parts = [
-        header(title, [name_of(result["task"], TASKS), escape(result["model"])]),
+        header(title, [name_of(result["task"], TASKS), escape(result["model"]), escape(data)]),
         section(score, picture(result), legend),
         section(both("What it cost", "代价"), f'<div class="scroll"><table>{head}{rows}</table></div>',
                 both(*how_to_read(result))),
@@ -157,6 +159,7 @@ def picture(result: Comparison) -> str:
     names = [shorten(method["name"], NAME_MARKS) for method in methods]
     left = max(_width(name) for name in names) * 7.2 + 20
     bottom = 12 + PITCH * len(methods)
+    marked = baseline is not None and low <= baseline <= high
 
     def at(value: float) -> float:
         return left + (WIDTH - 40 - left) * (value - low) / (high - low)
@@ -166,13 +169,13 @@ def picture(result: Comparison) -> str:
         shown = f"{100 * value:g}%" if monitor in SHARES else f"{value:g}"
         parts.append(f'<line x1="{at(value):.1f}" x2="{at(value):.1f}" y1="8" y2="{bottom}" class="grid"/>')
         parts.append(_text(at(value), bottom + 18, shown, 'class="axis" text-anchor="middle"'))
-    if baseline is not None and low <= baseline <= high:
+    if marked:
         x = at(baseline)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{bottom}" class="diagonal"/>')
         parts.append(both_texts(x, bottom + 34, "baseline", "基线", 'class="axis" text-anchor="middle"'))
     for place, (method, name) in enumerate(zip(methods, names, strict=True)):
         parts.append(_line(method, name, 12 + PITCH * (place + 0.5), left, at, monitor))
-    return _svg(WIDTH, bottom + 40, "".join(parts), "chart")
+    return _svg(WIDTH, bottom + (40 if marked else 24), "".join(parts), "chart")
 
 
 def _line(method: Mapping[str, Any], name: str, y: float, left: float, at: Any, monitor: str) -> str:
