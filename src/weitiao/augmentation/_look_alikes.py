@@ -52,8 +52,9 @@ GROUPS = """
 def look_alikes() -> dict[str, str]:
     """Character -> those it is taken for. It holds both ways."""
     found: dict[str, dict[str, None]] = {}
-    for first, *others in GROUPS.split():
-        for other in others:
+    for group in GROUPS.split():
+        first = group[0]
+        for other in group[1:]:
             found.setdefault(first, {})[other] = None
             found.setdefault(other, {})[first] = None
     return {char: "".join(others) for char, others in found.items()}

@@ -92,10 +92,10 @@ RARER = """
 @cache
 def to_traditional() -> dict[str, str]:
     """Simplified character -> its usual traditional form, where that differs."""
-    return {simple: full for simple, full in PAIRS.split()}
+    return {pair[0]: pair[1] for pair in PAIRS.split()}
 
 
 @cache
 def to_simplified() -> dict[str, str]:
     """Traditional character -> its simplified form, where that differs."""
-    return {full: simple for simple, full in (*PAIRS.split(), *RARER.split())}
+    return {pair[1]: pair[0] for pair in (*PAIRS.split(), *RARER.split())}
