@@ -35,7 +35,7 @@ from weitiao.models.kernels import Dropout
 from weitiao.models.known import KNOWN
 from weitiao.models.saving import start_pooler
 from weitiao.objectives._composed import Composed, compose
-from weitiao.stages import _finish, _prepare, _save
+from weitiao.stages import _augment, _finish, _prepare, _save
 from weitiao.stages._resume import digests, how_to_resume, same_data
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
@@ -96,6 +96,7 @@ class Training:
         self.tokenizer = self.task.reader(self.source.path)
         self.answers = self.data.answers
         yield from _prepare.encode(self.task, self.data, self.tokenizer, config.max_length)
+        yield from _augment.add_copies(self.task, self.data, self.tokenizer, config)
         self.tuning = make_member("tuning", config.tuning, config.member_values)
         self.epochs = self.tuning.num_epochs if config.num_epochs is None else config.num_epochs
         self.objective = self._objective()

@@ -53,6 +53,22 @@ class Config:
     split_seed: int | None = option(
         None, "seed of what is held out (default: seed)", "留出数据的随机种子（默认同 seed）", least=0
     )
+    augment: str = option(
+        "",
+        "how training texts are rewritten, a,b,c; the rewritten ones are added (training rows only)",
+        "训练文本的改写方法 a,b,c；改写后的文本加入训练（仅训练集）",
+        family="augmentation",
+    )
+    augment_copies: int = option(
+        1, "rewritten copies of each training text", "每条训练文本改写几份", least=1, most=20
+    )
+    augment_rate: float | None = option(
+        None,
+        "share of a text's words that are rewritten (default: the method's)",
+        "一条文本中改写的比例（默认由方法决定）",
+        least=0.01,
+        most=1,
+    )
     max_length: int = option(128, "tokens a text is cut to", "文本截断的 token 数", least=8, most=8192)
     pooling: str = option(
         "auto",
@@ -200,6 +216,10 @@ def _check(config: Config) -> None:
         check_names(config.trackers)
     if not config.data:
         raise WeitiaoError(say("No data: name a table with --data", "没有数据：请用 --data 指定数据表"))
+    if config.augment:
+        from weitiao.stages._augment import check
+
+        check(config)
     if config.objective:
         from weitiao.objectives._composed import compose
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from weitiao.core.sources import Resolved
     from weitiao.data.quality import Finding
 
+# A text and spans in it (start, end) -> a new text and where its spans are: what ``augmentation`` does.
+Rewrite = Callable[[str, Sequence[tuple[int, int]]], tuple[str, list[tuple[int, int]]]]
+
 
 @dataclass
 class Answers:
@@ -127,6 +130,10 @@ class Task(ABC):
         from weitiao.models.backbone import open_backbone
 
         return open_backbone(source.path, dropout)
+
+    def rewritten(self, record: dict[str, Any], rewrite: Rewrite) -> dict[str, Any]:
+        """A record with its texts written otherwise; what points into them points to the same words."""
+        return {**record, **{key: rewrite(record[key], [])[0] for key in self.text_keys}}
 
     def augmentation(self) -> "Callable[[Tensor], Tensor] | None":
         """What makes other examples of a batch in training; see ``training.batches``."""

@@ -17,7 +17,7 @@ from weitiao.core.messages import say
 from weitiao.data.columns import RELATIONS
 from weitiao.data.encode import Encoded, Ragged, encode_texts, uncut_length
 from weitiao.evaluation.base import Predictions
-from weitiao.tasks.base import Answers, Task, class_targets, label_of, ranked, softmax, text_of
+from weitiao.tasks.base import Answers, Rewrite, Task, class_targets, label_of, ranked, softmax, text_of
 
 MARKED = re.compile(r"<(e[12])>(.*?)</\1>", re.S)
 
@@ -44,6 +44,11 @@ class RelationExtraction(Task):
 
     def learn(self, records: Any) -> Answers:
         return Answers("classes", sorted(set(records["label"])))
+
+    def rewritten(self, record: dict[str, Any], rewrite: Rewrite) -> dict[str, Any]:
+        h0, h1, t0, t1 = record["places"]
+        text, (head, tail) = rewrite(record["text"], [(h0, h1), (t0, t1)])
+        return {**record, "text": text, "places": [*head, *tail]}
 
     def encode_rows(
         self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None

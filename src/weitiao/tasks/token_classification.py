@@ -12,7 +12,7 @@ from weitiao.core.messages import say
 from weitiao.data.columns import TOKENS
 from weitiao.data.encode import IGNORED, Encoded, Ragged, encode_texts, uncut_length
 from weitiao.evaluation.base import Predictions
-from weitiao.tasks.base import Answers, Task, softmax, text_of
+from weitiao.tasks.base import Answers, Rewrite, Task, softmax, text_of
 
 Span = tuple[int, int, str]
 
@@ -52,6 +52,12 @@ class TokenClassification(Task):
     def learn(self, records: Any) -> Answers:
         kinds = sorted({span["label"] for spans in records["spans"] for span in spans})
         return Answers("classes", ["O", *(f"{side}-{kind}" for kind in kinds for side in "BI")])
+
+    def rewritten(self, record: dict[str, Any], rewrite: Rewrite) -> dict[str, Any]:
+        old = record["spans"]
+        text, places = rewrite(record["text"], [(span["start"], span["end"]) for span in old])
+        spans = [{**span, "start": start, "end": end} for span, (start, end) in zip(old, places, strict=True)]
+        return {**record, "text": text, "spans": spans}
 
     def encode_rows(
         self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
