@@ -20,7 +20,12 @@ from weitiao.core.config import options  # noqa: E402
 from weitiao.core.messages import say  # noqa: E402
 
 PAGES = {"en": FOLDER / "commands.md", "zh": FOLDER / "commands.zh.md"}
-FAMILIES = ("tasks", "tuning", "objectives")  # whose members have settings that commands take as flags
+FAMILIES = (
+    "tasks",
+    "tuning",
+    "objectives",
+    "augmentation",
+)  # whose members have settings that commands take as flags
 
 
 def main(arguments: list[str]) -> int:
@@ -90,6 +95,7 @@ def members(family: str) -> Iterator[str]:
         "tasks": ("Tasks (`--task`)", "任务（`--task`）"),
         "tuning": ("Tuning (`--tuning`)", "微调方法（`--tuning`）"),
         "objectives": ("Objectives (`--objective`)", "训练目标（`--objective`）"),
+        "augmentation": ("Augmentation (`--augment`)", "数据增强（`--augment`）"),
     }
     yield from ("", f"## {say(*titles[family])}")
     for name in catalogue.members(family):

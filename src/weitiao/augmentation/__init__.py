@@ -1,0 +1,1 @@
+"""Texts written otherwise, with the same label: one file a way."""
