@@ -37,6 +37,22 @@ def finetune(tiny_model, folder, **settings):
     return weitiao.finetune(ROWS, model=str(tiny_model), output=folder, **{**SHORT, **settings})
 
 
+def test_lora_s_new_head_has_a_rate_of_its_own_where_the_user_gives_none(tiny_model, tmp_path):
+    def head(name, **rates):
+        finetune(tiny_model, tmp_path / name, tuning="lora", num_epochs=1, **rates)
+        return load_file(tmp_path / name / "model" / "head.safetensors")
+
+    default = head("default")
+    same = head("same", learning_rate=5e-4, head_learning_rate=5e-3)
+    slower = head("slower", learning_rate=5e-4)
+    probed, probed_slower = head("probed", start="probe"), head("slow", start="probe", learning_rate=5e-4)
+    assert all(torch.equal(default[key], same[key]) for key in default)
+    assert not all(torch.equal(default[key], slower[key]) for key in default)
+    assert all(
+        torch.equal(probed[key], probed_slower[key]) for key in probed
+    )  # what was fitted is not shaken
+
+
 # --- bottleneck adapters
 
 

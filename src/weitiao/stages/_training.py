@@ -228,9 +228,10 @@ class Training:
         accelerator = make_accelerator(self.device, self.precision)
         self.model.to(self.device)
         rate = config.learning_rate or self.tuning.learning_rate
-        optimizer = make_optimizer(
-            self.model, rate, config.weight_decay, config.layer_decay, config.head_learning_rate
-        )
+        head_rate = config.head_learning_rate
+        if head_rate is None and config.learning_rate is None and config.start == "random":
+            head_rate = self.tuning.head_learning_rate
+        optimizer = make_optimizer(self.model, rate, config.weight_decay, config.layer_decay, head_rate)
         frozen = None
         layers = frozen_layers(self.model) if self.device == "cpu" and data.per_example == 1 else 0
         size = backbone.shape.hidden_size

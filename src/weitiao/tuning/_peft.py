@@ -113,6 +113,7 @@ class LowRank(PeftTuning):
     )
 
     learning_rate = 5e-4
+    head_learning_rate = 5e-3  # a new head learns little at the adapters' rate (LAB_LOG.md)
     peft_options: ClassVar[dict[str, Any]] = {}
 
     def config(self, model: "TextModel") -> Any:

@@ -21,6 +21,8 @@ class Tuning(Hooks, ABC):
     """How a model is adapted. What it may do during training: see ``training.hooks``."""
 
     learning_rate: ClassVar[float]  # the default, where the user gives none
+    # The new head's own rate, where the user gives neither this one nor ``learning_rate``; None: as the rest.
+    head_learning_rate: ClassVar[float | None] = None
     num_epochs: ClassVar[int] = 3  # the default; 0: the head is fitted, nothing is trained step by step
     saves_adapter: ClassVar[bool] = False  # the model folder holds an adapter instead of the backbone
     merges: ClassVar[bool] = False  # what it adds can go into the backbone's own weights
