@@ -90,11 +90,12 @@ def how_to_read(result: Comparison) -> tuple[str, str]:
     en = (
         f"Mean over {seeds} seeds on the same {rows:,} rows ({split[0]}); every method and seed was trained on the "
         "same rows. The interval is Student's t over the seeds, so it covers chance in training, not what other "
-        "test rows would change. Time: the steps of training. Memory: the most the process held."
+        "test rows would change. Time: the steps of training. Memory: the most the process "
+        "held in a run; what earlier runs in the process left may add to it."
     )
     zh = (
         f"在同样的 {rows:,} 行（{split[1]}）上对 {seeds} 个随机种子取平均；所有方法与种子的训练数据相同。区间为各种子间的"
-        "学生 t 区间，反映训练的随机性，不含换一批测试数据的变化。时间：训练各步之和。内存：进程的峰值占用。"
+        "学生 t 区间，反映训练的随机性，不含换一批测试数据的变化。时间：训练各步之和。内存：该次运行中进程的峰值占用，可能含同一进程中先前运行的残留。"
     )
     if seeds == 1:
         en += " With one seed there is no interval: pass --seeds 3."
