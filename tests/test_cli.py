@@ -95,7 +95,7 @@ def test_the_version_is_the_package_s():
 
 @pytest.mark.parametrize("language, word", [("en", "licence"), ("zh", "许可证")])
 def test_models_are_listed_within_100_columns(capsys, monkeypatch, tmp_path, language, word):
-    from weitiao.reporting.terminal import width
+    from weitiao.core.messages import width
 
     monkeypatch.setenv("WEITIAO_LANG", language)
     monkeypatch.setenv("WEITIAO_HOME", str(tmp_path))  # nothing is cached there

@@ -16,9 +16,10 @@ from test_survival import SIGNALLED_AT, end, kill_at, start
 import weitiao
 from weitiao.cli import main
 from weitiao.core.errors import WeitiaoError
+from weitiao.core.messages import width
 from weitiao.core.runs import read_events, read_json, sha256, write_json
-from weitiao.reporting.comparison import file_size, table_text
-from weitiao.reporting.terminal import width
+from weitiao.reporting.comparison import table_text
+from weitiao.reporting.text import size
 from weitiao.stages._compared import t_interval
 from weitiao.stages._held_out import held_out
 
@@ -243,4 +244,4 @@ def test_the_interval_is_that_of_student_s_t():
     "count, shown", [(86_400, "86 kB"), (1_430_000, "1.4 MB"), (24e6, "24 MB"), (1.354e9, "1.35 GB")]
 )
 def test_small_adapters_have_a_size_too(count, shown):
-    assert file_size(count) == shown
+    assert size(count) == shown

@@ -15,10 +15,11 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from weitiao.core import catalogue
 from weitiao.core.errors import WeitiaoError
+from weitiao.core.messages import width
 from weitiao.evaluation._bootstrap import percentile_intervals, point
 from weitiao.evaluation._calibration import expected_calibration_error, reliability_bins
 from weitiao.evaluation._slices import language_of, smallest_slice, text_slices
-from weitiao.evaluation._table import fit, width, wrap
+from weitiao.evaluation._table import fit, wrap
 from weitiao.evaluation.base import Predictions, write_errors
 
 SEEDS = st.integers(0, 10**6)

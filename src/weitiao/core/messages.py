@@ -5,6 +5,7 @@ means that a message can't be changed in one and forgotten in the other.
 """
 
 import os
+import unicodedata
 
 
 def language() -> str:
@@ -20,3 +21,9 @@ def language() -> str:
 def say(en: str, zh: str) -> str:
     """The one of two equivalent messages that the reader understands."""
     return zh if language() == "zh" else en
+
+
+def width(text: str) -> int:
+    """How many terminal columns a text takes: a Chinese character takes two."""
+    drawn = [mark for mark in text if unicodedata.category(mark) not in ("Mn", "Me", "Cf")]
+    return sum(1 + (unicodedata.east_asian_width(mark) in "WF") for mark in drawn)

@@ -1,18 +1,11 @@
 """Tables for a terminal in which a Chinese character takes two columns."""
 
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from weitiao.core.messages import say
+from weitiao.core.messages import say, width
 
 LABEL_COLUMNS = 40  # with five columns of numbers a line stays well within 100
-
-
-def width(text: str) -> int:
-    """How many terminal columns a text takes."""
-    drawn = [mark for mark in text if unicodedata.category(mark) not in ("Mn", "Me", "Cf")]
-    return sum(1 + (unicodedata.east_asian_width(mark) in "WF") for mark in drawn)
 
 
 def fit(text: str, columns: int, right: bool = False) -> str:

@@ -6,12 +6,12 @@ They show what ``comparison.json`` holds (see ``stages.compare``).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weitiao.core.messages import say
+from weitiao.core.messages import say, width
 from weitiao.reporting.card import _code, _plain, _table
 from weitiao.reporting.page import document, header
-from weitiao.reporting.pictures import _svg, _text, _width, both_texts, ticks
+from weitiao.reporting.pictures import both_texts, svg, svg_text, ticks
 from weitiao.reporting.sections import section
-from weitiao.reporting.terminal import COLUMNS, width
+from weitiao.reporting.terminal import COLUMNS
 from weitiao.reporting.text import (
     SCORES,
     SHARES,
@@ -24,6 +24,7 @@ from weitiao.reporting.text import (
     name_of,
     number,
     shorten,
+    size,
 )
 
 Comparison = Mapping[str, Any]
@@ -31,14 +32,6 @@ BASELINE = ("majority baseline", "多数类基线")
 GAP = "  "
 NAME_MARKS = 26  # of a method's name in the picture
 WIDTH, PITCH = 720, 34  # of the picture, and of one method in it
-
-
-def file_size(count: float) -> str:
-    """Bytes as ``1.35 GB``, ``24 MB``, ``1.4 MB`` or ``86 kB``: small adapters differ below a megabyte."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if count >= unit:
-            return f"{count / unit:.{2 if unit == 1e9 else 1 if count < 9.95e6 else 0}f} {name}"
-    return f"{count / 1e3:.0f} kB"
 
 
 def heads(result: Comparison) -> list[tuple[str, str]]:
@@ -59,9 +52,9 @@ def cells(result: Comparison) -> list[list[str]]:
             number(monitor, method["score"]),
             interval(monitor, method["interval"]) or "–",
             f"{method['trained_parameters']:,}",
-            file_size(method["weights_bytes"]),
+            size(method["weights_bytes"]),
             duration(method["seconds"]),
-            "–" if method["memory_bytes"] is None else file_size(method["memory_bytes"]),
+            "–" if method["memory_bytes"] is None else size(method["memory_bytes"]),
         ]
         for method in result["methods"]
     ]
@@ -158,7 +151,7 @@ def picture(result: Comparison) -> str:
     monitor, methods, baseline = result["monitor"], result["methods"], result["baseline"]
     low, high = _span(methods)
     names = [shorten(method["name"], NAME_MARKS) for method in methods]
-    left = max(_width(name) for name in names) * 7.2 + 20
+    left = max(width(name) for name in names) * 7.2 + 20
     bottom = 12 + PITCH * len(methods)
     marked = baseline is not None and low <= baseline <= high
 
@@ -169,14 +162,14 @@ def picture(result: Comparison) -> str:
     for value in ticks(low, high, about=5):
         shown = f"{100 * value:g}%" if monitor in SHARES else f"{value:g}"
         parts.append(f'<line x1="{at(value):.1f}" x2="{at(value):.1f}" y1="8" y2="{bottom}" class="grid"/>')
-        parts.append(_text(at(value), bottom + 18, shown, 'class="axis" text-anchor="middle"'))
+        parts.append(svg_text(at(value), bottom + 18, shown, 'class="axis" text-anchor="middle"'))
     if marked:
         x = at(baseline)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{bottom}" class="diagonal"/>')
         parts.append(both_texts(x, bottom + 34, "baseline", "基线", 'class="axis" text-anchor="middle"'))
     for place, (method, name) in enumerate(zip(methods, names, strict=True)):
         parts.append(_line(method, name, 12 + PITCH * (place + 0.5), left, at, monitor))
-    return _svg(WIDTH, bottom + (40 if marked else 24), "".join(parts), "chart")
+    return svg(WIDTH, bottom + (40 if marked else 24), "".join(parts), "chart")
 
 
 def _line(method: Mapping[str, Any], name: str, y: float, left: float, at: Any, monitor: str) -> str:
@@ -184,7 +177,7 @@ def _line(method: Mapping[str, Any], name: str, y: float, left: float, at: Any, 
     shown = number(monitor, method["score"])
     bounds = interval(monitor, method["interval"])
     title = escape(f"{method['name']}: {shown}" + (f" ({bounds})" if bounds else ""))
-    parts = [_text(left - 12, y + 4, escape(name), 'class="label" text-anchor="end"')]
+    parts = [svg_text(left - 12, y + 4, escape(name), 'class="label" text-anchor="end"')]
     if method["interval"]:
         first, last = (at(bound) for bound in method["interval"])
         parts.append(f'<line x1="{first:.1f}" x2="{last:.1f}" y1="{y:.1f}" y2="{y:.1f}" class="whisker"/>')
@@ -193,7 +186,7 @@ def _line(method: Mapping[str, Any], name: str, y: float, left: float, at: Any, 
     ]
     x = at(method["score"])
     parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" class="mark"><title>{title}</title></circle>')
-    parts.append(_text(x, y - 9, shown, 'class="strong" text-anchor="middle"'))
+    parts.append(svg_text(x, y - 9, shown, 'class="strong" text-anchor="middle"'))
     return "".join(parts)
 
 

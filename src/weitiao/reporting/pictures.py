@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from weitiao.core.messages import width
 from weitiao.reporting.text import SHARES, escape, number, shorten
 
 MOST_POINTS = 500  # of a raw loss curve; more can't be seen
@@ -122,14 +123,14 @@ def scale(score: float, bounds: Sequence[float] | None, baseline: float | None) 
         anchor = "start" if x < 60 else "end" if x > width - 60 else "middle"
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{middle - 12}" y2="{middle + 12}" class="tick"/>')
         parts.append(both_texts(x, middle + 29, "baseline", "基线", f'class="axis" text-anchor="{anchor}"'))
-    return _svg(width, 60, "".join(parts), "scale")
+    return svg(width, 60, "".join(parts), "scale")
 
 
 def whisker(score: float, bounds: Sequence[float] | None, overall: float) -> str:
     """One slice on a line from 0 to 1: interval, score, and the score of all rows as a tick."""
     low, high = bounds or (score, score)
     at = [4 + 192 * min(max(value, 0.0), 1.0) for value in (low, high, score, overall)]
-    return _svg(
+    return svg(
         200,
         20,
         '<line x1="4" x2="196" y1="10" y2="10" class="rail thin"/>'
@@ -187,17 +188,17 @@ def confusion(labels: Sequence[str], cells: Sequence[Sequence[int]]) -> tuple[st
     shown = [labels[place] for place in chosen]
     names = [shorten(label, 14) for label in shown]
     pitch = 34 if len(chosen) <= 15 else 28
-    wide = max((_width(name) for name in names), default=0) * 7.2
+    wide = max((width(name) for name in names), default=0) * 7.2
     left, top = wide + 16, wide * 0.72 + 18
     parts = []
     for row, place in enumerate(chosen):
         y = top + row * pitch
         total = max(int(table[place].sum()), 1)
         parts.append(
-            _text(left - 8, y + pitch / 2 + 4, escape(names[row]), 'class="label" text-anchor="end"')
+            svg_text(left - 8, y + pitch / 2 + 4, escape(names[row]), 'class="label" text-anchor="end"')
         )
         turned = f'class="label" transform="rotate(-42 {left + (row + 0.5) * pitch:.1f} {top - 8:.1f})"'
-        parts.append(_text(left + (row + 0.5) * pitch, top - 8, escape(names[row]), turned))
+        parts.append(svg_text(left + (row + 0.5) * pitch, top - 8, escape(names[row]), turned))
         for column, other in enumerate(chosen):
             parts.append(
                 _cell(
@@ -211,7 +212,7 @@ def confusion(labels: Sequence[str], cells: Sequence[Sequence[int]]) -> tuple[st
                 )
             )
     across = left + len(chosen) * pitch + wide * 0.72
-    return _svg(across, top + len(chosen) * pitch + 4, "".join(parts), "matrix"), shown
+    return svg(across, top + len(chosen) * pitch + 4, "".join(parts), "matrix"), shown
 
 
 def top_confusions(
@@ -237,7 +238,9 @@ def _cell(x: float, y: float, pitch: float, count: int, total: int, right: bool,
     words = f"<title>{escape(title)}: {count} ({100 * share:.0f}%)</title>"
     found += f'{square} class="{kind}" fill-opacity="{0.08 + 0.87 * share:.2f}">{words}</rect>'
     tone = "over" if share > 0.5 else "count"
-    return found + _text(x + pitch / 2, y + pitch / 2 + 4, str(count), f'class="{tone}" text-anchor="middle"')
+    return found + svg_text(
+        x + pitch / 2, y + pitch / 2 + 4, str(count), f'class="{tone}" text-anchor="middle"'
+    )
 
 
 class _Frame:
@@ -278,32 +281,31 @@ class _Frame:
             parts.append(
                 f'<line x1="{self.left}" x2="{self.width - 14}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
             )
-            parts.append(_text(self.left - 8, y + 4, self.y_text(value), 'class="axis" text-anchor="end"'))
+            parts.append(svg_text(self.left - 8, y + 4, self.y_text(value), 'class="axis" text-anchor="end"'))
         for value in ticks(*self.x, about=5):
             x, _ = self.at(value, self.y[0])
-            parts.append(_text(x, self.bottom + 18, self.x_text(value), 'class="axis" text-anchor="middle"'))
-        return _svg(self.width, self.height, "".join(parts) + inside, kind)
+            parts.append(
+                svg_text(x, self.bottom + 18, self.x_text(value), 'class="axis" text-anchor="middle"')
+            )
+        return svg(self.width, self.height, "".join(parts) + inside, kind)
 
 
 def both_texts(x: float, y: float, en: str, zh: str, rest: str) -> str:
     """One label in both languages; ``rest`` are attributes with a class."""
     return "".join(
-        _text(x, y, escape(words), rest.replace('class="', f'class="{tongue} '))
+        svg_text(x, y, escape(words), rest.replace('class="', f'class="{tongue} '))
         for tongue, words in (("en", en), ("zh", zh))
     )
 
 
-def _text(x: float, y: float, words: str, rest: str) -> str:
+def svg_text(x: float, y: float, words: str, rest: str) -> str:
+    """Words in a picture, at a place."""
     return f'<text x="{x:.1f}" y="{y:.1f}" {rest}>{words}</text>'
 
 
-def _svg(width: float, height: float, inside: str, kind: str) -> str:
+def svg(width: float, height: float, inside: str, kind: str) -> str:
+    """A picture, so many units wide and high, that a screen reader passes over."""
     return f'<svg class="{kind}" viewBox="0 0 {width:.0f} {height:.0f}" aria-hidden="true">{inside}</svg>'
-
-
-def _width(text: str) -> int:
-    """Columns of a label, a Chinese character taking two."""
-    return sum(2 if ord(mark) > 0x2E7F else 1 for mark in text)
 
 
 def _in_order(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

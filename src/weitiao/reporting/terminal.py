@@ -21,7 +21,7 @@ from weitiao.core.events import (
     ResultEvent,
     StepEvent,
 )
-from weitiao.core.messages import say
+from weitiao.core.messages import say, width
 from weitiao.reporting.text import SCORES, number, size
 
 if TYPE_CHECKING:
@@ -41,12 +41,6 @@ def show(events: Iterator[Event]) -> int:
     finally:
         screen.close()
     return 0
-
-
-def width(text: str) -> int:
-    """How many terminal columns a text takes: a Chinese character takes two."""
-    drawn = [mark for mark in text if unicodedata.category(mark) not in ("Mn", "Me", "Cf")]
-    return sum(1 + (unicodedata.east_asian_width(mark) in "WF") for mark in drawn)
 
 
 def wrap(text: str, columns: int = COLUMNS) -> str:

@@ -98,8 +98,11 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as ``1.35 GB`` (10^9) or ``24 MB``."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """Bytes as ``1.35 GB`` (10^9), ``24 MB``, ``1.4 MB`` or ``86 kB``: small adapters differ below a megabyte."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.{2 if unit == 1e9 else 1 if count < 9.95e6 else 0}f} {name}"
+    return f"{count / 1e3:.0f} kB"
 
 
 def shorten(text: str, marks: int) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from weitiao.core.config import option
 from weitiao.core.events import Event, NoteEvent, ResultEvent
-from weitiao.core.messages import say
-from weitiao.reporting.terminal import COLUMNS, width, wrap
+from weitiao.core.messages import say, width
+from weitiao.reporting.terminal import COLUMNS, wrap
 from weitiao.reporting.text import size
 
 EXAMPLES = ("weitiao models", "weitiao models --fetch all-MiniLM-L6-v2")
