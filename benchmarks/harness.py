@@ -155,15 +155,21 @@ def forget(names: Sequence[str]) -> None:
 
 def environment() -> dict[str, Any]:
     """The machine and the versions a result was measured with. ``load`` tells whether others were busy."""
-    cpu = ""
+    cpu, vectors = "", ""
     if Path("/proc/cpuinfo").exists():
-        models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+        facts = Path("/proc/cpuinfo").read_text()
+        models = [line for line in facts.splitlines() if line.startswith("model name")]
         cpu = models[0].split(":", 1)[1].strip() if models else ""
+        # Two processors of one name may differ in this, and their ratios with it.
+        vectors = next(
+            (kind for kind in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f" {kind}" in facts), ""
+        )
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     packages = {name: version(name) for name in ("torch", "transformers", "accelerate", "tokenizers")}
     return {
         "date": time.strftime("%Y-%m-%d"),
         "cpu": cpu,
+        "vectors": vectors,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
         "commit": commit.stdout.strip(),

@@ -77,8 +77,26 @@ def batching(config: dict[str, Any]) -> dict[str, Any]:
     for name, runs in found.items():
         summary[f"{name} p50 ms"] = 1000 * statistics.median(one["seconds"]["p50"] for one in runs)
         summary[f"{name} p99 ms"] = 1000 * statistics.median(one["seconds"]["p99"] for one in runs)
+    engine = engine_alone(bundle(config["model"]), texts)
+    summary["engine alone, texts/s, 32 at a time / one"] = f"{engine[32]:.0f} / {engine[1]:.0f}"
+    summary["engine alone, 32 at a time / one"] = engine[32] / engine[1]
     summary["one client, p50 ms, batched"] = 1000 * alone["batched"]["seconds"]["p50"]
     return {"summary": summary, "runs": found, "one client": alone}
+
+
+def engine_alone(folder: Path, texts: Sequence[str]) -> dict[int, float]:
+    """Texts a second without any service, 32 at a time and one at a time: what batching can gain at most here."""
+    from weitiao.runtime import load as load_bundle
+
+    predictor, found = load_bundle(folder, engine="onnxruntime"), {}
+    for size in (32, 1, 32, 1):
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < 2:
+            at = done % (len(texts) - size)
+            predictor.predict(texts[at : at + size])
+            done += size
+        found[size] = max(found.get(size, 0.0), done / (time.perf_counter() - start))
+    return found
 
 
 def parity(config: dict[str, Any]) -> dict[str, Any]:
