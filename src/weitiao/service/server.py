@@ -6,6 +6,7 @@ open connections; then the wait for those being answered.
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -56,6 +57,9 @@ def run(app: FastAPI, listening: socket.socket, drain_seconds: int = DRAIN_SECON
         ws="none",
         backlog=BACKLOG,
     )
+    # What stands as long as the service need not be looked through again: a full collection holds up every answer.
+    gc.collect()
+    gc.freeze()
     _Server(config, app).run(sockets=[listening])
 
 
