@@ -21,7 +21,7 @@ def evaluate_and_report(run: "Training", description: dict[str, Any]) -> Iterato
     """Score the saved model on the held-out parts, in fp32 as it will predict; write everything that is for people."""
     majority = run.task.majority(run.data.records["train"], run.answers)
     reports: dict[str, Any] = {}
-    splits = [name for name in ("dev", "test") if name in run.data.encoded]
+    splits = [name for name in run.scored if name in run.data.encoded]
     for number, split in enumerate(splits):
         yield ProgressEvent(say("evaluating", "评估"), number, len(splits))
         encoded, records = run.data.encoded[split], run.data.records[split]

@@ -54,8 +54,8 @@ KEPT_CHECKPOINTS = 2
 class Training:
     """One run. ``events()`` does everything; ``opened`` says that the run folder is there."""
 
-    def __init__(self, config: Any, folder: Path) -> None:
-        self.config, self.folder, self.opened = config, folder, False
+    def __init__(self, config: Any, folder: Path, scored: tuple[str, ...] = ("dev", "test")) -> None:
+        self.config, self.folder, self.scored, self.opened = config, folder, scored, False
         self.checkpoints = folder / "checkpoints"
         self.task = make_member("tasks", config.task, config.member_values)
         self.best = {"score": float("-inf"), "step": 0, "stale": 0}

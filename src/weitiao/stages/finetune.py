@@ -140,8 +140,11 @@ class Config:
     member_values: dict[str, Any] = field(default_factory=dict)
 
 
-def run(config: Config) -> Iterator[Event]:
+def run(config: Config, scored: tuple[str, ...] = ("dev", "test")) -> Iterator[Event]:
     """Fine-tune, evaluate, and leave a run folder. Ends in a ``ResultEvent``.
+
+    Args:
+        scored: the held-out parts that are scored at the end; a search keeps its test part for the last.
 
     Raises:
         WeitiaoError: anything the user can mend; nothing half-written is left.
@@ -165,7 +168,7 @@ def run(config: Config) -> Iterator[Event]:
                 f"{folder} 中已有一次运行：请换一个 --output，或加上 --resume 或 --overwrite",
             )
         )
-    training = Training(config, folder)
+    training = Training(config, folder, scored)
     early: list[Event] = []
     recorder = None
     trackers: list[Any] = []
