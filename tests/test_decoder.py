@@ -14,10 +14,10 @@ from decoders import CHATML, SPECIAL, byte_tokenizer, save_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from weitiao.core.errors import WeitiaoError
+from weitiao.generation.chat import derive, render
 from weitiao.models.blocks import pack_4, quantise_4, quantise_8
 from weitiao.models.decoder_graph import write_decoder
 from weitiao.runtime import load, open_bundle
-from weitiao.runtime.chat import derive, render
 from weitiao.runtime.decoder import STRETCH, Decoder
 from weitiao.stages._export_decoder import export_decoder, find_decoder
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from weitiao.core.errors import WeitiaoError
-from weitiao.runtime.sampling import REPLACEMENT, Detokenizer, Sampler, Sampling, Stops, candidates
+from weitiao.generation.sampling import REPLACEMENT, Detokenizer, Sampler, Sampling, Stops, candidates
 
 TOKENIZER = byte_tokenizer()
 SIZE = TOKENIZER.get_vocab_size()

@@ -5,7 +5,6 @@ copies nothing but its scores. Steps reuse one binding; a long prompt is read in
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
 from weitiao.data.encode import load_tokenizer
 from weitiao.engines.onnxruntime import OnnxRuntime
+from weitiao.generation.prompts import Prompt, Prompts
+from weitiao.generation.sampling import Sampler, Sampling
+from weitiao.generation.writing import Constraint, Writing, stream
 from weitiao.runtime.bundle import Bundle
-from weitiao.runtime.chat import pieces
-from weitiao.runtime.sampling import Detokenizer, Sampler, Sampling, Stops
 
 STRETCH = 512  # tokens of a prompt read at once; attention's memory grows with the square
-
-Prompt = str | Sequence[dict[str, str]]
 
 
 class Decoder:
@@ -50,8 +48,7 @@ class Decoder:
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(bundle, f"{type(error).__name__}: {error}") from None
         self.tokenizer = load_tokenizer(bundle.folder)
-        added = self.tokenizer.get_added_tokens_decoder().values()
-        self.specials = [token.content for token in added if token.special]
+        self.prompts = Prompts(self.tokenizer, self.template, self.ends)
         self.engine = OnnxRuntime(Path(bundle.graph), threads=threads)
         wanted = {
             f"past_{kind}_{number}" for kind in ("key", "value") for number in range(self.cache["layers"])
@@ -78,10 +75,11 @@ class Decoder:
         repetition_penalty: float = 1.0,
         stop: Sequence[str] = (),
         seed: int | None = None,
+        constraint: Constraint | None = None,
     ) -> Iterator[str]:
         """Continue a text, or answer a dialogue ``[{"role", "content"}, ...]``, piece by piece.
 
-        Args: those of ``sampling.Sampling``.
+        Args: those of ``sampling.Sampling``; ``constraint``: what the answer may be (``generation.constraints``).
 
         Yields:
             one piece for each token, empty where a character or a possible stop text is not complete. Joined they
@@ -92,16 +90,10 @@ class Decoder:
         """
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
         ids = self.encode(prompt)
-        if not 0 < len(ids) < self.max_length:
-            raise WeitiaoError(
-                say(
-                    f"The prompt has {len(ids):,} tokens; the model reads and writes {self.max_length:,} in all. "
-                    f"Give 1 to {self.max_length - 1:,}",
-                    f"提示有 {len(ids):,} 个词元；模型读写合计最多 {self.max_length:,} 个。"
-                    f"请给 1 至 {self.max_length - 1:,} 个",
-                )
-            )
-        return self._pieces(ids, sampling)
+        self.prompts.check_room(ids, self.max_length)
+        room = min(sampling.max_new_tokens, self.max_length - len(ids))
+        writing = Writing(self.tokenizer, ids, sampling, self.ends, room, constraint)
+        return stream(_State(self, len(ids) + room), ids, writing)
 
     def generate(self, prompt: Prompt, **options: Any) -> str:
         """The whole answer at once; arguments as for ``stream``."""
@@ -117,59 +109,23 @@ class Decoder:
         Raises:
             WeitiaoError: messages that the model has no template for.
         """
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt).ids
-        parts = pieces(self.template, prompt)
-        if not any(special in text for text, is_content in parts if is_content for special in self.specials):
-            return self.tokenizer.encode("".join(text for text, _ in parts), add_special_tokens=False).ids
-        ids: list[int] = []
-        for text, is_content in parts:
-            reader = self.plain_tokenizer if is_content else self.tokenizer
-            ids += reader.encode(text, add_special_tokens=False).ids
-        return ids
-
-    @cached_property
-    def plain_tokenizer(self) -> Any:
-        """Reads the names of special tokens as text. A copy, because other threads use the tokenizer meanwhile."""
-        from tokenizers import Tokenizer
-
-        plain = Tokenizer.from_str(self.tokenizer.to_str())
-        plain.encode_special_tokens = True
-        return plain
+        return self.prompts.encode(prompt)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """The scores of what follows after each token, float32 ``[len(ids), V]``: for perplexity and comparisons."""
-        return _State(self, len(ids)).read(list(ids), every=True)
+        return _State(self, len(ids)).scores_after(list(ids), every=True)
 
     def continued(self, ids: Sequence[int], count: int) -> list[int]:
         """The likeliest ``count`` tokens after these, one after the other; end tokens are tokens like any other."""
         state, sampler = _State(self, len(ids) + count), Sampler(Sampling())
-        found = [sampler.pick(state.read(list(ids))[-1])]
+        found = [sampler.pick(state.scores_after(list(ids))[-1])]
         while len(found) < count:
-            found.append(sampler.pick(state.step(found[-1])))
+            found.append(sampler.pick(state.step(np.array(found[-1:]))[0]))
         return found
 
     def close(self) -> None:
         """Let go of the graph."""
         self.engine.close()
-
-    def _pieces(self, ids: list[int], sampling: Sampling) -> Iterator[str]:
-        most = min(sampling.max_new_tokens, self.max_length - len(ids))
-        state, sampler = _State(self, len(ids) + most), Sampler(sampling, ids)
-        text, stops = Detokenizer(self.tokenizer), Stops(sampling.stop)
-        scores_V = state.read(ids)[-1]
-        for number in range(1, most + 1):
-            token = sampler.pick(scores_V)
-            if token in self.ends:
-                break
-            piece = stops.push(text.push(token))
-            if stops.hit or number == most:
-                yield piece + stops.push(text.flush()) + stops.flush()
-                return
-            yield piece
-            scores_V = state.step(token)
-        if rest := stops.push(text.flush()) + stops.flush():
-            yield rest
 
 
 def _damaged(bundle: Bundle, reason: str) -> WeitiaoError:
@@ -200,7 +156,15 @@ class _State:
         self.first = np.zeros(1, np.int64)
         self.binding: Any = None
 
-    def read(self, ids: list[int], every: bool = False) -> np.ndarray:
+    def read(self, prompts: Sequence[Sequence[int]], room: int) -> np.ndarray:
+        """Begin with a text, for which there is room. Returns the scores after it ``[1, V]``."""
+        (ids,) = prompts
+        return self.scores_after(list(ids))
+
+    def select(self, rows_R: np.ndarray) -> None:
+        """Go on with the one text."""
+
+    def scores_after(self, ids: list[int], every: bool = False) -> np.ndarray:
         """Read tokens. Returns the scores after the last one ``[1, V]``, or after ``every`` one."""
         found = []
         for start in range(0, len(ids), STRETCH):
@@ -213,14 +177,14 @@ class _State:
             found.append(scores[0])
         return np.concatenate(found) if every else found[-1]
 
-    def step(self, token: int) -> np.ndarray:
-        """Read one token. Returns the scores after it ``[V]``, in memory that the next step writes over."""
-        self.token[0, 0] = token
+    def step(self, tokens_B: np.ndarray) -> np.ndarray:
+        """Read one token. Returns the scores after it ``[1, V]``, in memory that the next step writes over."""
+        self.token[0] = tokens_B
         if self.binding is None:
             self.binding = self._bound(self.token, self.first, self.scores)
         self._advance(1)
         self.session.run_with_iobinding(self.binding)
-        return self.scores[0, 0]
+        return self.scores[0]
 
     def _advance(self, count: int) -> None:
         self.used += count

@@ -127,7 +127,7 @@ def _ends(source: Path, config: dict[str, Any]) -> list[int]:
 def _template(source: Path) -> dict[str, Any] | None:
     from transformers import AutoTokenizer
 
-    from weitiao.runtime.chat import derive
+    from weitiao.generation.chat import derive
 
     tokenizer = AutoTokenizer.from_pretrained(source)
     if not tokenizer.chat_template:

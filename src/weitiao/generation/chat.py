@@ -1,10 +1,11 @@
 """Chat templates without a template language: what stands before and after a message of each role.
 
-Most templates put messages one after the other, each between fixed texts. ``derive`` (at export) finds those texts by
-rendering a few dialogues with the model's own template, and makes sure that they rebuild others; ``render`` needs
-nothing but them.
+Most templates put messages one after the other, each between fixed texts. ``derive`` finds those texts by rendering a
+few dialogues with the model's own template, and makes sure that they rebuild others; ``render`` needs nothing but them.
+``plain`` is a template for a model that has none.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,14 +38,23 @@ def pieces(
         )
     if not messages:
         raise WeitiaoError(say("There is no message to answer", "没有可回答的消息"))
-    found: list[tuple[str, bool]] = []
+    found = [piece for turn in turns(template, messages) for piece in turn]
+    return [*found, (template["generation"], False)]
+
+
+def turns(template: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> list[list[tuple[str, bool]]]:
+    """The pieces of each message: what stands before it, its content, what stands after it.
+
+    Raises:
+        WeitiaoError: an unknown role, or a content that is no text.
+    """
+    found: list[list[tuple[str, bool]]] = []
     for number, message in enumerate(messages, 1):
         role, content = _checked(message, number)
-        if number == 1 and role != "system":
-            found.append((template["default"], False))
         before, after = template[role]
-        found += [(before, False), (content.strip() if template["trim"] else content, True), (after, False)]
-    return [*found, (template["generation"], False)]
+        turn = [(before, False), (content.strip() if template["trim"] else content, True), (after, False)]
+        found.append([(template["default"], False), *turn] if number == 1 and role != "system" else turn)
+    return found
 
 
 def _checked(message: Mapping[str, str], number: int) -> tuple[str, str]:
@@ -64,6 +74,28 @@ def _checked(message: Mapping[str, str], number: int) -> tuple[str, str]:
 def render(template: Mapping[str, Any] | None, messages: Sequence[Mapping[str, str]]) -> str:
     """The same in one text."""
     return "".join(text for text, _ in pieces(template, messages))
+
+
+def plain(end: str) -> tuple[str, dict[str, Any]]:
+    """A template for a model that has none, whose answers end with the text ``end``: as Jinja, and its fixed texts."""
+    texts: dict[str, Any] = {
+        "default": "",
+        "system": ["", "\n\n"],
+        "user": ["User:\n", "\n\n"],
+        "assistant": ["Assistant:\n", f"{end}\n\n"],
+        "generation": "Assistant:\n",
+        "trim": True,
+    }
+    parts = []
+    for role in ROLES:
+        before, after = (json.dumps(text) for text in texts[role])
+        test = "if" if role == ROLES[0] else "elif"
+        parts.append(
+            f"{{% {test} m['role'] == '{role}' %}}{{{{ {before} + m['content'] | trim + {after} }}}}"
+        )
+    loop = "{% for m in messages %}" + "".join(parts) + "{% endif %}{% endfor %}"
+    ask = json.dumps(texts["generation"])
+    return loop + f"{{% if add_generation_prompt %}}{{{{ {ask} }}}}{{% endif %}}", texts
 
 
 def derive(own: Render) -> dict[str, Any] | None:
