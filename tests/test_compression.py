@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from toy import make, make_parts, open_model
 
 from weitiao.compression._pack import pack_zeros
-from weitiao.compression._quantise import groups
+from weitiao.compression._quantise import Setting, groups, quantised
 from weitiao.compression._relations import relation_loss
 from weitiao.compression._tokenizer import closed, indispensable, pieces_of, trimmed, used_pieces, with_margin
 from weitiao.compression.base import Subject
@@ -407,6 +407,28 @@ def test_static_int8_answers_do_not_depend_on_the_batch(subject, tmp_path):
     together = predictor.outputs(TEXTS)
     for text, row in zip(TEXTS, together, strict=True):
         np.testing.assert_allclose(predictor.outputs([text])[0], row, atol=2e-3)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_whole_number_products_do_not_overflow_on_any_processor(tmp_path, engine):
+    """All inputs and weights at their largest: without VNNI, two products of 255 * 127 do not fit in 16 bits."""
+    weight = np.full((64, 32), 0.5, np.float32)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["y"], name="product")], "g",
+        [value("x", TensorProto.FLOAT, [None, 64])], [value("y", TensorProto.FLOAT, [None, 32])],
+        [numpy_helper.from_array(weight, "weight")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    small = quantised(model, {"x": Setting(0.0, 1.0)})
+    (whole,) = [numpy_helper.to_array(t) for t in small.graph.initializer if t.name.endswith(".int8")]
+    assert 2 * 255 * int(np.abs(whole.astype(int)).max()) < 2**15
+    (tmp_path / "model.onnx").write_bytes(small.SerializeToString())
+    if not catalogue.member("engines", engine).installed():
+        pytest.skip(f"{engine} is not installed")
+    opened = catalogue.member("engines", engine)(tmp_path / "model.onnx", threads=1)
+    x = np.ones((4, 64), np.float32)
+    np.testing.assert_allclose(opened.run({"x": x}, ["y"])[0], x @ weight, rtol=1e-3)
 
 
 def test_agreement_counts_decisions():

@@ -92,7 +92,9 @@ def look(
     return seen
 
 
-def best_setting(model: Any, group: Group, seen: Seen, smooth: bool = True) -> tuple[Setting, float]:
+def best_setting(
+    model: Any, group: Group, seen: Seen, bits: int = 7, smooth: bool = True
+) -> tuple[Setting, float]:
     """The setting with the least squared error of the group's outputs, and that error over the outputs' own size.
 
     Tried are several strengths of smoothing (Xiao et al. 2023, "SmoothQuant", equation 4: each channel of the input is
@@ -105,7 +107,7 @@ def best_setting(model: Any, group: Group, seen: Seen, smooth: bool = True) -> t
     for strength in STRENGTHS if smooth else (0.0,):
         factor_I = smoothing(seen.channel_I, weight_IO, strength) if strength else None
         rows_NI = seen.rows_NI if factor_I is None else seen.rows_NI / factor_I
-        q_IO, scale_O = per_column(weight_IO if factor_I is None else weight_IO * factor_I[:, None])
+        q_IO, scale_O = per_column(weight_IO if factor_I is None else weight_IO * factor_I[:, None], bits)
         rounded_IO = q_IO * scale_O
         bound = float((seen.channel_I if factor_I is None else seen.channel_I / factor_I).max())
         low, high = max(seen.low, -bound) if factor_I is None else -bound, bound

@@ -14,6 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+# A processor without VNNI adds two products of uint8 and int8 in 16 bits. With weights of 7 bits that sum cannot
+# overflow (2 * 255 * 64 < 2 ** 15), so that a bundle decides the same on every processor.
+LARGEST = {7: 64, 8: 127}
 HEAD = "head."  # the name of the head's product begins with it: small, and the decision is made there
 LEAST = 1 << 10  # values; smaller tensors are not worth a node
 
@@ -55,10 +58,11 @@ def tables(graph: Any) -> Sequence[Any]:
     return [node for node in graph.node if node.op_type == "Gather" and node.input[0] in large]
 
 
-def per_column(weight_IO: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 and one scale an output, ``[in, out]`` and ``[out]``; symmetric, so that zero stays zero."""
-    scale_O = np.maximum(np.abs(weight_IO).max(0), 1e-12) / 127
-    return np.clip(np.rint(weight_IO / scale_O), -127, 127).astype(np.int8), scale_O.astype(np.float32)
+def per_column(weight_IO: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """int8 of so many bits and one scale an output, ``[in, out]`` and ``[out]``; symmetric: zero stays zero."""
+    most = LARGEST[bits]
+    scale_O = np.maximum(np.abs(weight_IO).max(0), 1e-12) / most
+    return np.clip(np.rint(weight_IO / scale_O), -most, most).astype(np.int8), scale_O.astype(np.float32)
 
 
 def to_uint8(low: float, high: float) -> tuple[np.float32, np.uint8]:
@@ -71,7 +75,8 @@ def to_uint8(low: float, high: float) -> tuple[np.float32, np.uint8]:
 class Rewriter:
     """A copy of a model in the making. ``done`` gives it."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, bits: int) -> None:
+        self.bits = bits
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
@@ -131,7 +136,7 @@ class Rewriter:
     def _weight(self, name: str, factor_I: np.ndarray | None) -> list[str]:
         """A weight as int8: the names of its values, scales and zero points."""
         weight_IO = self.array(name) if factor_I is None else self.array(name) * factor_I[:, None]
-        q_IO, scale_O = per_column(weight_IO)
+        q_IO, scale_O = per_column(weight_IO, self.bits)
         del self.tensors[name]
         zeros = self.put(f"{name}.zero", np.zeros(len(scale_O), np.int8))
         return [self.put(f"{name}.int8", q_IO), self.put(f"{name}.scale", scale_O), zeros]
@@ -176,6 +181,7 @@ def quantised(
     model: Any,
     settings: Mapping[str, Setting],
     *,
+    bits: int = 7,
     dynamic: bool = False,
     rows: bool = True,
     rest: bool = True,
@@ -184,10 +190,11 @@ def quantised(
 
     Args:
         settings: of the groups that are to be so, by the input's name.
+        bits: of a weight, 7 or 8.
         rows: store the embeddings as int8.
         rest: store the weights of the other groups as float16.
     """
-    new = Rewriter(model)
+    new = Rewriter(model, bits)
     gathers = list(tables(new.model.graph)) if rows else []
     for group in groups(new.model.graph):
         if group.input in settings:

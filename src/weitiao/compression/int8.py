@@ -41,6 +41,14 @@ class Int8(Compression):
         least=0,
         most=1,
     )
+    int8_bits: int = option(
+        7,
+        "bits of a weight: 7, the same decisions on every processor; 8, a little more exact, but products overflow "
+        "on processors without VNNI",
+        "每个权重的位数：7 位在任何处理器上决策一致；8 位略精确，但在不支持 VNNI 的处理器上乘积会溢出",
+        least=7,
+        most=8,
+    )
     int8_texts: int = option(1000, "texts to compare decisions on", "用于比较决策的文本数", least=1)
     int8_budget: float = option(
         0.5,
@@ -63,7 +71,7 @@ class Int8(Compression):
         seen = look(exact, found, subject.encode(spread(records, CALIBRATION)), padding, subject.seed)
         settings: dict[str, Setting] = {}
         for number, group in enumerate(found):
-            settings[group.input], _ = best_setting(exact, group, seen[group.input])
+            settings[group.input], _ = best_setting(exact, group, seen[group.input], self.int8_bits)
             yield ProgressEvent(say("calibrating", "校准"), number + 1, len(found))
         few = subject.encode(spread(records, RANKING))
         judge = _Judge(self, exact, encoded, few, padding, by_token)
@@ -88,7 +96,7 @@ class Int8(Compression):
                 "warning",
             )
         chosen = {name: setting for name, setting in settings.items() if name not in kept}
-        subject.graph = quantised(exact, chosen, dynamic=self.int8_way == "dynamic")
+        subject.graph = quantised(exact, chosen, bits=self.int8_bits, dynamic=self.int8_way == "dynamic")
         return {
             "groups": len(found),
             "in_floating_point": kept,
@@ -110,8 +118,11 @@ class _Judge:
         self.wanted_few = session.outputs(self.few, by_token)
 
     def _model(self, settings: dict[str, Setting], **how: bool) -> Session:
-        dynamic = self.step.int8_way == "dynamic"
-        return Session(quantised(self.exact, settings, dynamic=dynamic, **how), self.padding)
+        step = self.step
+        small = quantised(
+            self.exact, settings, bits=step.int8_bits, dynamic=step.int8_way == "dynamic", **how
+        )
+        return Session(small, self.padding)
 
     def agreement(self, settings: dict[str, Setting]) -> float:
         """The share of decisions that are those of the exact model."""
