@@ -21,13 +21,13 @@ from onnx import TensorProto, helper
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
 from weitiao.models.blocks import BLOCK, pack_4, quantise_4, quantise_8
+from weitiao.models.llama import MODEL_TYPES, cache_shape, difference, rope_theta
 
 BITS = (4, 8, 16, 32)
 OPSET, IR_VERSION = 21, 10
 ALIGNMENT = 4096
 SMALL_BYTES = 4096  # tensors below stay in the graph, where shapes have to be
 INT8_PRODUCTS = 4  # onnxruntime's accuracy level: the input of a product rounded to 8 bits
-MODEL_TYPES = ("llama", "qwen2")
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -94,16 +94,9 @@ def check_config(config: Mapping[str, Any], bits: int) -> None:
     Raises:
         WeitiaoError: another architecture, scaled positions, or sizes that do not make whole blocks.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    act = config.get("hidden_act", "silu")
     sizes = [config.get("hidden_size", 1), config.get("intermediate_size", 1)]
-    reason = ""
-    if config.get("model_type") not in MODEL_TYPES:
-        reason = f"model_type {config.get('model_type')}"
-    elif kind != "default" or act != "silu" or config.get("use_sliding_window"):
-        reason = f"rope {kind}, {act}" + (", sliding window" if config.get("use_sliding_window") else "")
-    elif bits < 16 and any(size % BLOCK for size in sizes):
+    reason = difference(config)
+    if not reason and bits < 16 and any(size % BLOCK for size in sizes):
         reason = say(f"sizes {sizes} are no multiples of {BLOCK}", f"尺寸 {sizes} 不是 {BLOCK} 的倍数")
     if reason:
         known = ", ".join(MODEL_TYPES)
@@ -115,16 +108,6 @@ def check_config(config: Mapping[str, Any], bits: int) -> None:
                 "--bits 32 不要求分块",
             )
         )
-
-
-def cache_shape(config: Mapping[str, Any]) -> dict[str, int]:
-    """``{"layers", "heads", "head_size"}`` of the key-value cache."""
-    heads = config["num_attention_heads"]
-    return {
-        "layers": config["num_hidden_layers"],
-        "heads": config.get("num_key_value_heads") or heads,
-        "head_size": config.get("head_dim") or config["hidden_size"] // heads,
-    }
 
 
 def write_decoder(
@@ -190,8 +173,7 @@ class _Decoder:
 
     def _rotations(self) -> None:
         """Tables of cosines and sines, ``[positions, head_size / 2]``."""
-        size, rope = self.cache["head_size"], self.config.get("rope_parameters") or {}
-        theta = rope.get("rope_theta") or self.config.get("rope_theta") or 10000.0
+        size, theta = self.cache["head_size"], rope_theta(self.config)
         powers = np.float32(theta) ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
         places = np.arange(self.config["max_position_embeddings"], dtype=np.float32)
         angles = places[:, None] * (np.float32(1) / powers)

@@ -69,10 +69,10 @@ class _Linear(torch.autograd.Function):
     autograd's comes out transposed, and turning it while casting it to fp32 costs more than the product."""
 
     @staticmethod
-    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
+    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         weight = weight_OI.to(x_TI.dtype)
         ctx.save_for_backward(x_TI, weight)
-        return F.linear(x_TI, weight, bias_O.to(x_TI.dtype))
+        return F.linear(x_TI, weight, None if bias_O is None else bias_O.to(x_TI.dtype))
 
     @staticmethod
     @once_differentiable
@@ -119,7 +119,7 @@ class _Attention(torch.autograd.Function):
         out_TD = torch.empty_like(q_TD)
         saved: list[Tensor | None] = []
         for group in packed.groups:
-            q, k, v = (_apart(x, group, heads) for x in (q_TD, k_TD, v_TD))
+            q, k, v = (apart(x, group, heads) for x in (q_TD, k_TD, v_TD))
             probs = _wide(torch.bmm(q, k.transpose(1, 2))).mul_(q.shape[-1] ** -0.5)
             if group.bias_B1L is not None:
                 probs.view(group.batch, heads, group.length, -1).add_(group.bias_B1L.unsqueeze(1))
@@ -129,7 +129,7 @@ class _Attention(torch.autograd.Function):
             if dropout is not None:
                 mask = dropout.mask(dropped, p)
                 dropped = dropped * mask
-            _together(torch.bmm(dropped, v), group, heads, out_TD)
+            together(torch.bmm(dropped, v), group, heads, out_TD)
             saved += [q, k, v, probs, mask]
         ctx.save_for_backward(*saved)
         ctx.groups, ctx.heads = packed.groups, heads
@@ -142,7 +142,7 @@ class _Attention(torch.autograd.Function):
         grads = [torch.empty_like(grad_TD) for _ in range(3)]
         for number, group in enumerate(ctx.groups):
             q, k, v, probs, mask = saved[5 * number : 5 * number + 5]
-            grad = _apart(grad_TD, group, heads, zero_padding=True)
+            grad = apart(grad_TD, group, heads, zero_padding=True)
             dropped = probs.to(v.dtype)
             grad_probs = torch.bmm(grad, v.transpose(1, 2))
             if mask is not None:
@@ -153,9 +153,9 @@ class _Attention(torch.autograd.Function):
             # The softmax's own gradient, p * (g - sum(g * p)), in fp32 like its forward pass.
             scores = torch._softmax_backward_data(_wide(grad_probs), probs, -1, probs.dtype)
             scores = scores.mul_(q.shape[-1] ** -0.5).to(q.dtype)
-            _together(torch.bmm(scores, k), group, heads, grads[0])
-            _together(torch.bmm(scores.transpose(1, 2), q), group, heads, grads[1])
-            _together(grad_v, group, heads, grads[2])
+            together(torch.bmm(scores, k), group, heads, grads[0])
+            together(torch.bmm(scores.transpose(1, 2), q), group, heads, grads[1])
+            together(grad_v, group, heads, grads[2])
         return (*grads, None, None, None, None)
 
 
@@ -164,7 +164,7 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _apart(x_TD: Tensor, group: Group, heads: int, zero_padding: bool = False) -> Tensor:
+def apart(x_TD: Tensor, group: Group, heads: int, zero_padding: bool = False) -> Tensor:
     """A group's rows of a flat tensor as ``[B * H, L, d]``."""
     rows = x_TD[group.first : group.last]
     if group.padded_BL is not None:
@@ -178,7 +178,7 @@ def _apart(x_TD: Tensor, group: Group, heads: int, zero_padding: bool = False) -
     return split.reshape(group.batch * heads, group.length, -1)
 
 
-def _together(x: Tensor, group: Group, heads: int, out_TD: Tensor) -> None:
+def together(x: Tensor, group: Group, heads: int, out_TD: Tensor) -> None:
     """Write ``[B * H, L, d]`` back to a group's rows of a flat tensor."""
     joined = x.view(group.batch, heads, group.length, -1).transpose(1, 2)
     target = out_TD[group.first : group.last]

@@ -101,7 +101,7 @@ def export_decoder(
 
 
 def _manifest(source: Path, config: dict[str, Any], name: str, graph: dict[str, Any]) -> dict[str, Any]:
-    from weitiao.models.decoder_graph import cache_shape
+    from weitiao.models.llama import cache_shape
 
     return {
         "kind": "decoder",
