@@ -40,14 +40,16 @@ check: install  ## Lint, format check, types, direction of imports, generated fi
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/make_commands.py --check
+	$(BIN)/python docs/make_ladder.py --check
 	$(BIN)/python deploy/make.py --check
 
 format: install  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install  ## Write docs/commands.md and deploy's generated files anew
+docs: install  ## Write docs/commands.md, docs/ladder and deploy's generated files anew
 	$(BIN)/python docs/make_commands.py
+	$(BIN)/python docs/make_ladder.py
 	$(BIN)/python deploy/make.py
 
 bench: install  ## Run the benchmarks and keep their results under comparisons/
