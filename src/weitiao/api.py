@@ -97,9 +97,9 @@ def load(folder: str | Path, **settings: Any) -> Any:
         from weitiao.runtime import load as load_bundle
 
         return load_bundle(folder, **settings)
-    from weitiao.stages._predictor import Run
+    from weitiao.stages._ensemble import open_run
 
-    return Run(folder, **settings)
+    return open_run(folder, **settings)
 
 
 def export(

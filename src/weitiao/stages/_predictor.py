@@ -81,6 +81,10 @@ class Run:
         )
         return encoded, outputs_of(self.model, encoded)
 
+    def let_go(self) -> None:
+        """Free the model's memory; it is loaded again when next used."""
+        self._loaded = None
+
     def _load(self) -> tuple[TextModel, Any]:
         if self._loaded is None:
             self._loaded = (

@@ -104,9 +104,9 @@ def _opened(folder: str) -> Any:
     from weitiao.runtime.bundle import is_bundle
 
     if not is_bundle(folder):
-        from weitiao.stages._predictor import Run
+        from weitiao.stages._ensemble import open_run
 
-        return Run(folder)
+        return open_run(folder)
     from weitiao.runtime import load
     from weitiao.runtime.predictor import Predictor
 

@@ -15,6 +15,8 @@ EXAMPLES = (
     'weitiao predict runs/reviews "物流很快，包装也好" "The screen died after a week."',
     "weitiao predict deploy/reviews --data new.csv --output answers.jsonl",
     "weitiao predict runs/mnist digit.png scans/",
+    "weitiao predict runs/emoji 红心 heart.png --among pictures/",
+    'weitiao predict runs/reader digit.png --ask "Is this digit even?"',
 )
 
 FEW = 8  # texts for which a bundle is made ready sooner rather than faster
@@ -28,6 +30,20 @@ class Config:
     texts: list[str] = option([], "texts; picture files and folders; pairs two by two; '-' reads standard input",
                               "文本；图片文件或文件夹；成对任务每两条一对；“-”表示从标准输入逐行读取", positional=True)  # fmt: skip
     data: str = option("", "a table of texts instead", "改为读取一张文本表")
+    among: str = option(
+        "",
+        "where to look for pictures and phrases: a table or a folder of pictures (default: what it was trained on)",
+        "在哪里查找图片与短语：表格或图片文件夹（默认：训练数据）",
+    )
+    ask: str = option(
+        "", "a question about each picture, answered in words", "对每张图片提的问题，用文字回答"
+    )
+    together: bool = option(False, "ask it of all the pictures at once", "把所有图片放在一起提问")
+    language_model: str = option(
+        "SmolLM2-135M-Instruct",
+        "what answers --ask where the run itself names pictures only",
+        "运行本身只会给图片分类时，由哪个语言模型回答 --ask",
+    )
     columns: dict[str, str] = option({}, "columns by role: text=review", "各角色对应的列：text=评论")
     output: str = option(
         "",
@@ -55,6 +71,12 @@ def run(config: Config) -> Iterator[Event]:
     answers: list[Any] = []
     if config.data:
         yield from _table(config, model, answers)
+    elif getattr(model.task, "searches", False):
+        from weitiao.stages._searching import search
+
+        answers += search(model, config.texts, config.among, config.columns)
+    elif config.ask or getattr(model.task, "name", "") == "image_to_text":
+        answers += _asked(config, model)
     else:
         items = _items(config.texts, model)
         yield from _converted(items, model)
@@ -72,6 +94,23 @@ def run(config: Config) -> Iterator[Event]:
     yield ResultEvent(config.output, {} if config.output else {"jsonl": answers})
 
 
+def _asked(config: Config, model: Any) -> list[dict[str, Any]]:
+    from weitiao.stages._asking import ask
+
+    if not _reads_pictures(model) or not config.ask:
+        raise WeitiaoError(
+            say(
+                f'{config.run} answers questions about pictures: weitiao predict {config.run} digit.png --ask "..."'
+                if _reads_pictures(model)
+                else f"{config.run} reads no pictures, which --ask is about",
+                f'{config.run} 回答有关图片的问题：weitiao predict {config.run} digit.png --ask "……"'
+                if _reads_pictures(model)
+                else f"{config.run} 不读取图片，无法使用 --ask",
+            )
+        )
+    return ask(model, _items(config.texts, model), config.ask, config.together, config.language_model)
+
+
 def opened(config: Any) -> Any:
     """What answers: a bundle's ``Predictor`` (which loads no torch), a bundle's language model, or a ``Run``."""
     from weitiao.runtime.bundle import is_bundle
@@ -83,9 +122,9 @@ def opened(config: Any) -> Any:
         few = not config.data and len(config.texts) <= FEW
         model = load(config.run, **chosen, brief=few)
         return model if hasattr(model, "task") else _Writer(model)
-    from weitiao.stages._predictor import Run
+    from weitiao.stages._ensemble import open_run
 
-    return Run(config.run)
+    return open_run(config.run)
 
 
 class _Writer:
