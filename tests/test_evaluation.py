@@ -72,7 +72,15 @@ def paired(seed, rows=60, constant=False):
     return Predictions(["a / b"] * rows, list(range(rows)), [], gold, predicted)
 
 
+def written(seed, rows=60):
+    generator = np.random.default_rng(seed)
+    texts = [" ".join(generator.choice(list("abcdefg字词"), 6)) for _ in range(rows)]
+    references = [[text, text[::-1]][row % 2 :] for row, text in enumerate(texts)]
+    return Predictions(["a question"] * rows, list(range(rows)), [], references, [text[:9] for text in texts])
+
+
 EXAMPLES = {
+    "generation": written,
     "classification": classified,
     "multi_label": multi,
     "spans": lambda seed: tagged(seed)[2],

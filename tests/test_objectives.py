@@ -15,8 +15,10 @@ def sample(kind: str, count: int = 6, seed: int = 0):
     """Outputs and targets that an objective of this kind reads."""
     torch.manual_seed(seed)
     logits = torch.randn(count, 3)
-    if kind == "classes":
+    if kind in ("classes", "tokens"):
         return logits, torch.arange(count) % 3
+    if kind == "pairs":
+        return torch.randn(count, 2), torch.randn(count, 2)
     if kind == "labels":
         return logits, (torch.rand(count, 3) > 0.5).long()
     return F.normalize(torch.randn(count, 2, 8), dim=-1), torch.linspace(0, 1, count)

@@ -73,6 +73,9 @@ def predictions_of(kind, classes=4, rows=120):
         gold = [[(0, 3, "PER"), (4, 9, EVIL)] for _ in range(rows)]
         predicted = [spans[: row % 3] for row, spans in enumerate(gold)]
         return Predictions(texts, numbers, [], gold, predicted)
+    if kind == "generation":
+        extra = {"negative_log_likelihood": 50.0, "tokens": 20, "leads": texts}
+        return Predictions(texts, numbers, [], [[EVIL, "a b"]] * rows, [EVIL] * rows, None, extra)
     gold = generator.random(rows)
     return Predictions(texts, numbers, [], gold, gold + generator.normal(size=rows))
 

@@ -79,8 +79,13 @@ def perfect(task, encoded, answers: Answers) -> list[np.ndarray]:
     return [10 * np.eye(len(answers.names))[np.maximum(targets[i], 0)] for i in range(len(encoded))]
 
 
+# Tasks with a frozen model for one side of an example, which the fixtures here lack: tests/test_picture_words.py; and
+# those whose answers are written: tests/test_generation_tasks.py.
+ELSEWHERE = {"image_text_matching", "image_to_text", "chat", "summarization", "text_generation"}
+
+
 def task_cases():
-    for name in catalogue.members("tasks"):
+    for name in sorted(set(catalogue.members("tasks")) - ELSEWHERE):
         assert name in TABLES, f"{name} has no example: add one to TABLES"
         for number, (options, rows) in enumerate(TABLES[name]):
             yield pytest.param(name, options, rows, id=f"{name}-{number}")

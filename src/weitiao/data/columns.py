@@ -16,6 +16,7 @@ class Column:
     aliases: tuple[str, ...]
     required: bool = True
     help: str = ""
+    nullable: bool = False  # a cell may hold nothing
 
 
 TEXT_NAMES = (
@@ -29,6 +30,7 @@ LABEL_NAMES = (
 TEXT = Column("text", TEXT_NAMES, help="the text")
 LABEL = Column("label", LABEL_NAMES, help="the label; a list of labels where several can be true")
 CLASSIFICATION = (TEXT, LABEL)
+GROUP = "group"  # the role of a column that no task reads: which group an example is of
 PAIRS = (
     Column(
         "text_a",
@@ -61,6 +63,22 @@ IMAGES = (
     Column("image", ("image", "img", "picture", "photo", "file", "path", "filename", "图片", "图像", "照片", "文件", "路径"),
            help="the picture: its path, or the bytes of its file"),
     LABEL,
+)  # fmt: skip
+CAPTIONS = (
+    IMAGES[0],
+    Column("text", ("text", "caption", "description", "en", "english", "name", "title", "label",
+                    "文本", "说明", "描述", "标题", "名称", "英文"),
+           help="what the picture shows, in words"),
+    Column("text_b", ("text_b", "caption_zh", "zh", "chinese", "name_zh", "caption_b", "中文", "中文说明", "中文名称"),
+           required=False, nullable=True, help="the same in another language"),
+)  # fmt: skip
+PICTURE_QUESTIONS = (
+    IMAGES[0],
+    Column("image_b", ("image_b", "image2", "image_2", "second_image", "图片2", "第二张图片"), required=False,
+           nullable=True, help="a second picture that the question is about too"),
+    Column("question", ("question", "query", "ask", "prompt", "instruction", "问题", "提问"), required=False,
+           nullable=True, help="what is asked of the picture"),
+    Column("label", ("answer", "response", "label", "caption", "text", "答案", "回答", "标签"), help="the answer, in words"),
 )  # fmt: skip
 TOKENS = (
     TEXT,

@@ -1,7 +1,7 @@
 """Token ids of a whole table, flat and without padding, and the tokenizer that makes them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +63,27 @@ class Encoded:
         types: token types in the same layout, where a pair's halves are told apart by them.
         targets: ``[N]`` class numbers (int64) or values (float32), ``[N, C]`` for several labels at once, or a
             ``Ragged`` of class numbers a token (-100: not scored).
-        marks: ``[N, k]`` positions of the tokens a head reads, where it reads some.
+        marks: ``[N, k]`` positions of the tokens a head reads, where it reads some; a ``Ragged`` where texts have
+            different numbers of them, and then ``targets`` are those of the marked tokens.
         offsets: for each text, ``[tokens, 2]`` character offsets; kept where answers point into the text.
         image_shape: (height, width, channels) where the examples are pictures: ``ids`` are then their pixels, uint8,
             row by row.
         uncut: int ``[N]``, tokens before the cut to ``max_length`` (of the longest text of an example).
+        features: float32 ``[N, K, F]``: what a frozen model made of the other half of an example, computed once: of a
+            picture's captions, or of the pictures beside a text.
+        facts: what an objective must know of each example beside its target, by name, ``[N, ...]``.
     """
 
     ids: Ragged
     targets: np.ndarray | Ragged | None = None
     types: Ragged | None = None
-    marks: np.ndarray | None = None
+    marks: np.ndarray | Ragged | None = None
     offsets: list[np.ndarray] | None = None
     uncut: np.ndarray | None = None
     per_example: int = 1
     image_shape: tuple[int, int, int] | None = None
+    features: np.ndarray | None = None
+    facts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids) // self.per_example
@@ -105,8 +111,11 @@ class Encoded:
                 return [item for value in values for item in value]
             return Ragged.joined(values) if isinstance(values[0], Ragged) else np.concatenate(values)
 
-        fields = {name: join(name) for name in ("ids", "targets", "types", "marks", "offsets", "uncut")}
-        return cls(**fields, per_example=parts[0].per_example, image_shape=parts[0].image_shape)
+        fields = {
+            name: join(name) for name in ("ids", "targets", "types", "marks", "offsets", "uncut", "features")
+        }
+        facts = {name: np.concatenate([part.facts[name] for part in parts]) for name in parts[0].facts}
+        return cls(**fields, per_example=parts[0].per_example, image_shape=parts[0].image_shape, facts=facts)
 
 
 def rows_in_chunks(records: Any, columns: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:

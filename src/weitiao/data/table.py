@@ -1,6 +1,6 @@
 """A table as it was read, and the records a task makes of its rows."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ def make_records(
     example: Callable[[dict[str, Any]], Mapping[str, Any]],
     *,
     skip_bad_rows: bool = False,
+    nullable: Collection[str] = (),
 ) -> tuple["Dataset", list[BadRow]]:
     """What a task sees of each row, with its ``row_number``; memory-mapped when large.
 
@@ -75,6 +76,7 @@ def make_records(
         example: ``{role: cell} -> record``; every record has the same keys. It may raise
             ``BadRow(role, reason)``.
         skip_bad_rows: list bad rows instead of raising the first.
+        nullable: roles whose cells may hold nothing.
 
     Raises:
         BadRow: naming the file, the row and the user's column, unless ``skip_bad_rows``.
@@ -87,7 +89,8 @@ def make_records(
             records: list[Mapping[str, Any]] = []
             for place, number in enumerate(batch[ROW_NUMBER]):
                 try:
-                    record = _record({role: batch[name][place] for role, name in columns.items()}, example)
+                    cells = {role: batch[name][place] for role, name in columns.items()}
+                    record = _record(cells, example, nullable)
                 except BadRow as error:
                     bad(number, BadRow(columns.get(error.column, error.column), error.reason))
                 else:
@@ -101,9 +104,11 @@ def make_records(
     return rows, bad.listed
 
 
-def _record(row: dict[str, Any], example: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
+def _record(
+    row: dict[str, Any], example: Callable[[dict[str, Any]], Mapping[str, Any]], nullable: Collection[str]
+) -> Mapping[str, Any]:
     for role, cell in row.items():
-        if cell is None:
+        if cell is None and role not in nullable:
             raise BadRow(role, say("there is no value", "没有值"))
     return example(row)
 

@@ -79,6 +79,7 @@ class Evaluation(ABC):
 
     name: ClassVar[str]
     monitor: ClassVar[str]
+    chooses: ClassVar[str] = ""  # the score that chooses the checkpoint, where that is another one
 
     @abstractmethod
     def scores(self, predictions: Predictions) -> dict[str, float]:

@@ -5,7 +5,7 @@ all its answers.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -24,20 +24,20 @@ NAMES = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
 }
-SHOWN = 3  # texts of a report's end
+PREFERENCE = 0.1  # how much a margin in log likelihood says of a preference (Bradley and Terry 1952)
 
 
 class Generation(Evaluation):
     """Scores of written texts.
 
     ``gold``: the references of each text, a list of texts; ``predicted``: what was written. ``extra``:
-    ``negative_log_likelihood`` and ``tokens``, sums over the answers of the whole split; ``leads``: what the baseline
-    lead-1 says, where it makes sense.
+    ``negative_log_likelihood`` and ``tokens``, sums over the answers of the whole split; ``margins``: by how much the
+    log likelihood of a better answer exceeds that of a worse one; ``leads``: what the baseline lead-1 says.
     """
 
     name = "generation"
     monitor = "rouge_l"
-    chooses: ClassVar[str] = "log_likelihood"  # a few written texts are too few to choose a checkpoint by
+    chooses = "log_likelihood"  # a few written texts are too few to choose a checkpoint by
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
         found = point(*self.resampled(predictions))
@@ -46,6 +46,11 @@ class Generation(Evaluation):
         if tokens := predictions.extra.get("tokens"):
             likelihood = -predictions.extra["negative_log_likelihood"] / tokens
             found |= {"log_likelihood": likelihood, "perplexity": float(np.exp(min(-likelihood, 700.0)))}
+        if (margins := predictions.extra.get("margins")) is not None:
+            found["preference_accuracy"] = float((margins > 0).mean())
+            found["log_likelihood"] = float(
+                -np.logaddexp(0, -PREFERENCE * margins).mean()
+            )  # of the preferences
         return found
 
     def resampled(self, predictions: Predictions) -> tuple[np.ndarray, Statistic]:
@@ -64,7 +69,7 @@ class Generation(Evaluation):
         if leads := predictions.extra.get("leads"):
             found["lead_1"] = self.scores(_instead(predictions, leads))
             found |= {"answer": say("lead-1, the first sentence", "lead-1（首句）"), **found["lead_1"]}
-        return found
+        return found or {"answer": "", **self.scores(_instead(predictions, [""] * len(predictions)))}
 
     def worst_errors(self, predictions: Predictions, n: int = 50) -> list[dict[str, Any]]:
         """The texts least like their references."""

@@ -30,7 +30,7 @@ def search(
     finished: list[tuple[list[int], float]] = []
     for length in range(1, most + 1):
         places, tokens, values = _best(totals_K[:, None] + scores_KV, 2 * beams)
-        going = []
+        going: list[tuple[int, int, float]] = []
         for rank, (place, token, value) in enumerate(zip(places, tokens, values, strict=True)):
             if token in ends:
                 if rank < beams:

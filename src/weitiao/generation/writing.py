@@ -5,7 +5,7 @@ A model is asked through ``Scores``, which three calls make: in torch (``models.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -113,21 +113,16 @@ def stream(model: Scores, ids: Sequence[int], writing: Writing) -> Iterator[str]
 def write(model: Scores, prompts: Sequence[Sequence[int]], writings: Sequence[Writing]) -> list[Written]:
     """Several texts at once; those that are finished leave the batch."""
     texts = [""] * len(prompts)
-    rows = np.arange(len(prompts))
+    rows = list(range(len(prompts)))
     scores_BV = model.read(prompts, max(writing.most for writing in writings))
     while True:
         for place, row in enumerate(rows):
             texts[row] += writings[row].push(scores_BV[place])
-        going = np.array([not writings[row].reason for row in rows])
-        if not going.any():
+        going = [place for place, row in enumerate(rows) if not writings[row].reason]
+        if not going:
             break
-        if not going.all():
-            model.select(np.flatnonzero(going))
-            rows = rows[going]
+        if len(going) < len(rows):
+            model.select(np.array(going))
+            rows = [rows[place] for place in going]
         scores_BV = model.step(np.array([writings[row].ids[-1] for row in rows]))
     return [Written(text, one.ids, one.reason) for text, one in zip(texts, writings, strict=True)]
-
-
-def seeded(sampling: Sampling, number: int) -> Sampling:
-    """The sampling of the ``number``-th of several answers: with a seed of its own where there is one."""
-    return sampling if sampling.seed is None or not number else replace(sampling, seed=sampling.seed + number)

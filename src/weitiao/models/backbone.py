@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
 from weitiao.models.encoder import MODEL_TYPES, Encoder, Shape
-from weitiao.models.heads import Head
+from weitiao.models.heads import Head, LanguageHead
 from weitiao.models.kernels import Dropout
 from weitiao.models.packed import Packed
 from weitiao.models.sparse_tensors import unpack
@@ -24,6 +24,8 @@ class TextModel(nn.Module):
     def __init__(self, backbone: nn.Module, head: Head, config: dict[str, Any]) -> None:
         super().__init__()
         self.backbone, self.head, self.config = backbone, head, config
+        if isinstance(head, LanguageHead):
+            head.below = (backbone,)
 
     def hidden(self, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None, **start: Any) -> Tensor:
         """Hidden states in fp32 of the tokens that the head reads, ``[R, D]``; ``start`` as in ``Encoder.forward``."""
@@ -55,17 +57,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def open_backbone(
-    folder: Path, dropout: float | None = None
+    folder: Path, dropout: float | None = None, causal: bool = False
 ) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
     """The encoder in a folder (checked before by ``known.check_folder``).
 
     Args:
         dropout: replaces the model's own probabilities, if given.
+        causal: it is a decoder, which is to write.
 
     Returns:
         the encoder in fp32, its config, and the tensors the encoder itself does not take (a pooler, a head).
     """
     config = read_config(folder)
+    if causal:
+        from weitiao.models.decoder import open_decoder
+
+        return open_decoder(folder), config, {}
     if dropout is not None:
         for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
                     "embedding_dropout", "mlp_dropout"):  # fmt: skip

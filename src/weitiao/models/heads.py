@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weitiao.models.images import Images
 from weitiao.models.kernels import Dropout
 from weitiao.models.packed import Packed
 
@@ -106,6 +107,23 @@ class MarkerHead(Head):
         return hidden_RD.view(len(packed.lengths_B), -1)
 
 
+class ClozeHead(Head):
+    """One answer a text from its gap: a masked-LM head (dense, GELU, LayerNorm, linear) over the classes' words."""
+
+    def __init__(self, size: int, outputs: int) -> None:
+        super().__init__()
+        self.dense, self.norm = nn.Linear(size, size), nn.LayerNorm(size, eps=1e-12)
+        self.linear = self._last(size, outputs)
+        self.dropout_probability = 0.0  # as it was trained
+
+    def rows(self, packed: Packed, marks_T: Tensor | None) -> Tensor | None:
+        assert marks_T is not None
+        return marks_T.flatten()
+
+    def features(self, hidden_RD: Tensor, packed: Packed) -> Tensor:
+        return self.norm(F.gelu(self.dense(hidden_RD)))
+
+
 class EmbeddingHead(Head):
     """A unit vector a text; it has no parameters of its own. Outputs ``[texts, D]``."""
 
@@ -120,12 +138,71 @@ class EmbeddingHead(Head):
         return F.normalize(pool(hidden_RD, packed, self.pooling), dim=-1)
 
 
+class PairHead(Head):
+    """Pictures and their captions in one space: a linear layer for each side, unit vectors.
+
+    The captions come as features of a frozen model, whose common part (most of them, with e5) a normalisation by the
+    training set's mean and spread takes out. Outputs ``[B, 1 + K, E]``: a picture and its K captions.
+
+    Args:
+        size: of a picture's hidden state.
+        features: of a caption's features.
+        shared: E.
+    """
+
+    def __init__(self, size: int, features: int, shared: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features, affine=False)
+        self.picture, self.caption = nn.Linear(size, shared), nn.Linear(features, shared)
+
+    def forward(self, hidden_RD: Tensor, packed: Images, dropout: Dropout | None) -> Tensor:  # type: ignore[override]
+        assert packed.features_BKF is not None
+        features_BKF = packed.features_BKF
+        several = self.training and features_BKF.shape[0] * features_BKF.shape[1] > 1
+        self.norm.train(several)  # one caption has no spread
+        x_BKF = self.norm(features_BKF.flatten(0, 1)).view_as(features_BKF)
+        if dropout is not None and self.dropout_probability > 0:
+            hidden_RD = hidden_RD * dropout.mask(hidden_RD, self.dropout_probability)
+            x_BKF = x_BKF * dropout.mask(x_BKF, self.dropout_probability)
+        return F.normalize(torch.cat([self.picture(hidden_RD).unsqueeze(1), self.caption(x_BKF)], 1), dim=-1)
+
+
+class LanguageHead(Head):
+    """Scores of the next token, by the output layer of the decoder beneath, which ``TextModel`` shows it.
+
+    It has no parameters of its own. Outputs ``[R, V]``: after the tokens that are marked, or after every one.
+
+    Args:
+        features: of a picture's, where the model below reads pictures too (see ``bridge``).
+    """
+
+    def __init__(self, features: int = 0) -> None:
+        super().__init__()
+        self.picture_features = features
+        self.below: tuple[Any, ...] = ()  # in a tuple, so that its parameters do not become the head's
+
+    def rows(self, packed: Packed, marks_T: Tensor | None) -> Tensor | None:
+        return marks_T
+
+    def forward(self, hidden_RD: Tensor, packed: Packed, dropout: Dropout | None) -> Tensor:
+        return self.below[0].logits(hidden_RD)
+
+
 def make_head(kind: dict[str, Any], size: int) -> Head:
-    """A head from the description that is saved with a model: ``{"type", "outputs", "pooling"}``."""
+    """A head from the description that is saved with a model: ``{"type", "outputs", "pooling"}``.
+
+    One that puts pictures beside captions has ``features`` and ``shared`` too.
+    """
     if kind["type"] == "pooled":
         return PooledHead(size, kind["outputs"], kind["pooling"])
     if kind["type"] == "token":
         return TokenHead(size, kind["outputs"])
+    if kind["type"] == "language":
+        return LanguageHead(kind.get("features", 0))
     if kind["type"] == "marker":
-        return MarkerHead(size, kind["outputs"])
+        return MarkerHead(size, kind["outputs"], kind.get("marks", 2))
+    if kind["type"] == "cloze":
+        return ClozeHead(size, kind["outputs"])
+    if "features" in kind:
+        return PairHead(size, kind["features"], kind["shared"])
     return EmbeddingHead(kind["pooling"])

@@ -25,7 +25,7 @@ from weitiao.core.messages import say
 from weitiao.core.runs import write_json
 from weitiao.models.backbone import TextModel
 from weitiao.models.encoder import Encoder
-from weitiao.models.heads import Head, PooledHead, TokenHead
+from weitiao.models.heads import Head, LanguageHead, PooledHead, TokenHead
 
 DESCRIPTION = "weitiao.json"
 PARTS = ("task", "task_options", "answers", "head", "max_length", "tuning", "tuning_options", "base")
@@ -69,6 +69,13 @@ def save_weights(folder: Path, model: TextModel, names: list[str], problem: str)
         names: the class names, for ``id2label``.
         problem: ``single_label_classification``, ``multi_label_classification`` or ``regression``.
     """
+    if isinstance(model.head, LanguageHead):
+        model.backbone.save(folder)  # which has the head in it
+        return
+    if hasattr(model.backbone, "save"):  # a decoder that classifies
+        model.backbone.save(folder)
+        save_head(folder, model.head)
+        return
     backbone = getattr(model.backbone, "model", model.backbone).state_dict()
     config = {
         key: value

@@ -1,6 +1,6 @@
 """Several objectives as one: ``cross_entropy+r_drop+0.5*fgm`` is a loss and what is added to it, with weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,11 @@ from weitiao.core.messages import say
 from weitiao.objectives.base import Addition, Loss, Objective
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
+    from weitiao.data.encode import Encoded
+    from weitiao.models.backbone import TextModel
     from weitiao.training.passes import Passes
 
 
@@ -51,6 +54,42 @@ class Composed:
         """Whether embeddings are moved."""
         return any(addition.perturbs for _, addition in self.additions)
 
+    @property
+    def group_column(self) -> str:
+        """The table's column that says which group an example is of; empty: none is needed."""
+        return next((part.group_column for part in self.parts if hasattr(part, "group_column")), "")
+
+    @property
+    def needs_facts(self) -> bool:
+        """Whether one of them must know more of an example than its target."""
+        return any(type(part).facts is not Objective.facts for part in self.parts)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know, after ``prepare``."""
+        return [part.note for part in self.parts if part.note]
+
+    def facts(
+        self, texts: Sequence[str], groups: Sequence[str], names: Sequence[str]
+    ) -> "dict[str, np.ndarray]":
+        """As ``Objective.facts``, of all."""
+        return {name: fact for part in self.parts for name, fact in part.facts(texts, groups, names).items()}
+
+    def state(self) -> dict[str, Any]:
+        """As ``Objective.state``, of those that have one, by name."""
+        return {_name(part): state for part in self.parts if (state := part.state())}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        for part in self.parts:
+            if _name(part) in state:
+                part.load_state(state[_name(part)])
+
+    def remember(self, model: "TextModel", encoded: "Encoded") -> None:
+        """As ``Loss.remember``, for each."""
+        for _, loss in self.losses_in:
+            loss.remember(model, encoded)
+
     def prepare(self, targets: "Tensor", classes: int) -> None:
         """As ``Objective.prepare``, for each."""
         for part in self.parts:
@@ -66,7 +105,11 @@ class Composed:
 
     def losses(self, passes: "Passes") -> "Iterator[Tensor]":
         """What goes backwards, one after the other: the first pass with its terms, then what further passes give."""
-        total = passes.loss(passes.first(noise=self.perturbs, again=bool(self.additions)))
+        outputs = passes.first(noise=self.perturbs, again=bool(self.additions))
+        (weight, loss), *rest = self.losses_in
+        total = _times(weight, loss.pass_sum(passes, outputs))
+        for weight, loss in rest:
+            total = total + weight * loss.pass_sum(passes, outputs)
         for weight, addition in self.additions:
             term = addition.term(passes)
             if term is not None:
@@ -121,7 +164,7 @@ def compose(text: str, values: Mapping[str, Any]) -> Composed:
 
     Raises:
         WeitiaoError: a part is unknown or named twice, a weight is no number above 0, there is no loss, or
-            the losses are for different targets.
+            the losses are for different targets, or a part's settings cannot work.
     """
     found = [(_weight(part), make_member("objectives", unweighted(part), values)) for part in several(text)]
     names = [_name(part) for _, part in found]
@@ -145,6 +188,8 @@ def compose(text: str, values: Mapping[str, Any]) -> Composed:
             )
         )
     composed = Composed(text, losses, additions)
+    for part in composed.parts:
+        part.check()
     if not composed.fits:
         each = "; ".join(f"{_name(part)}: {'/'.join(part.fits)}" for part in composed.parts)
         raise WeitiaoError(

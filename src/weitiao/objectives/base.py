@@ -6,12 +6,15 @@ the contract tests use it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
+    from weitiao.data.encode import Encoded
+    from weitiao.models.backbone import TextModel
     from weitiao.training.passes import Passes
 
 
@@ -25,9 +28,40 @@ class Objective(ABC):
         "pooled",
         "marker",
         "token",
+        "cloze",
         "embedding",
     )  # kinds of heads it works on
     compares_examples: ClassVar[bool] = False  # it needs a step's examples together, so steps are not cut
+    note: str = ""  # what ``prepare`` found that the user should know
+
+    def check(self) -> None:  # noqa: B027 (optional)
+        """Look at the settings before anything is read.
+
+        Raises:
+            WeitiaoError: one is missing or cannot work.
+        """
+
+    def facts(
+        self, texts: Sequence[str], groups: Sequence[str], names: Sequence[str]
+    ) -> "dict[str, np.ndarray]":
+        """What it must know of some training examples beside their targets: arrays ``[N, ...]`` by name.
+
+        Called for all training examples, part by part in their order, before ``prepare``. Passes find them as
+        ``passes.batch.facts``.
+
+        Args:
+            texts: what each example reads.
+            groups: what ``group_column`` says of each; empty where no column is wanted.
+            names: those of the classes or labels.
+        """
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it, as plain values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 (optional)
+        """Take up what ``state`` gave."""
 
     def prepare(self, targets: "Tensor", classes: int) -> None:  # noqa: B027 (optional)
         """Learn what the objective needs to know of the training targets (class weights, for one).
@@ -45,6 +79,13 @@ class Loss(Objective):
     @abstractmethod
     def loss_sum(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """A scalar: the sum over valid targets."""
+
+    def pass_sum(self, passes: "Passes", outputs: "Tensor") -> "Tensor":
+        """The same of the first pass, for a loss that must know more of its batch."""
+        return self.loss_sum(outputs, passes.targets)
+
+    def remember(self, model: "TextModel", encoded: "Encoded") -> None:
+        """See the model as it is before training, and the training examples, to which ``facts`` may be added."""
 
 
 class Addition(Objective):

@@ -22,22 +22,62 @@ SCORES = {
     "spearman": ("Spearman", "Spearman 相关"),
     "pearson": ("Pearson", "Pearson 相关"),
     "mse": ("Mean squared error", "均方误差"),
+    "bits_per_byte": ("Bits per byte", "比特/字节"),
+    "preference_accuracy": ("Better answer likelier", "偏好准确率"),
+    "perplexity": ("Perplexity", "困惑度"),
+    "masked_accuracy": ("Masked accuracy", "掩码准确率"),
+    "token_accuracy": ("Next-token accuracy", "下一词元准确率"),
+    "pair_accuracy": ("Pair accuracy", "句对准确率"),
+    "picture_top1": ("Picture of a phrase", "按短语找图"),
+    "picture_top5": ("Picture among the first 5", "按短语找图（前 5）"),
+    "phrase_top1": ("Phrase of a picture", "按图找短语"),
+    "mean_reciprocal_rank": ("Reciprocal rank", "平均倒数排名"),
+    "rouge_1": ("ROUGE-1", "ROUGE-1"),
+    "rouge_2": ("ROUGE-2", "ROUGE-2"),
+    "rouge_l": ("ROUGE-L", "ROUGE-L"),
+    "bleu": ("BLEU", "BLEU"),
+    "chrf": ("chrF", "chrF"),
+    "distinct_1": ("Distinct-1", "Distinct-1"),
+    "distinct_2": ("Distinct-2", "Distinct-2"),
+    "log_likelihood": ("Log likelihood a token", "每词元对数似然"),
     "macro avg": ("Macro average", "宏平均"),
     "micro avg": ("Micro average", "微平均"),
     "weighted avg": ("Weighted average", "加权平均"),
 }
-SHARES = {"accuracy", "macro_f1", "micro_f1", "weighted_f1", "subset_accuracy", "f1", "precision", "recall"}
+SHARES = {
+    "accuracy",
+    "macro_f1",
+    "micro_f1",
+    "weighted_f1",
+    "subset_accuracy",
+    "f1",
+    "precision",
+    "recall",
+    "picture_top1",
+    "picture_top5",
+    "phrase_top1",
+}
+SHARES |= {"masked_accuracy", "token_accuracy", "pair_accuracy"}
+LOWER_IS_BETTER = {"bits_per_byte", "perplexity", "log_loss", "mse", "expected_calibration_error"}
 TASKS = {
     "text_classification": ("Text classification", "文本分类"),
     "token_classification": ("Entity recognition", "实体识别"),
     "relation_extraction": ("Relation extraction", "关系抽取"),
     "text_matching": ("Text matching", "文本匹配"),
+    "chat": ("Dialogue", "对话"),
+    "summarization": ("Summarization", "摘要生成"),
+    "text_generation": ("Text generation", "文本续写"),
     "image_classification": ("Image classification", "图片分类"),
+    "image_text_matching": ("Pictures and words", "图文匹配"),
+    "image_to_text": ("Answers about pictures", "看图回答"),
+    "masked_lm": ("Masked language model", "掩码语言模型"),
+    "causal_lm": ("Causal language model", "因果语言模型"),
 }
 SPLITS = {
     "test": ("test set", "测试集"),
     "validation": ("validation set", "验证集"),
     "train": ("training set", "训练集"),
+    "held_out": ("held-out text", "留出文本"),
 }
 SLICES = {
     "length": ("length", "长度"),
@@ -45,6 +85,7 @@ SLICES = {
     "digits": ("digits", "含数字"),
     "label": ("label", "标签"),
     "contains": ("contains", "包含"),
+    "question": ("question", "问题"),
 }
 SLICE_VALUES = {
     "zh": ("Chinese", "中文"),

@@ -52,7 +52,7 @@ def _inputs(
             zeros if encoded.types is None else rectangle(encoded.types, rows, longest, 0)
         )
     if "marks" in wanted:
-        assert encoded.marks is not None
+        assert isinstance(encoded.marks, np.ndarray)
         found["marks"] = encoded.marks[rows].astype(np.int64)
     return found
 

@@ -71,7 +71,8 @@ def record_parts(
 
 
 def _record(task: Task, row: dict[str, Any]) -> dict[str, Any]:
+    nullable = {column.role for column in task.columns if column.nullable}
     for role, cell in row.items():
-        if cell is None:
+        if cell is None and role not in nullable:
             raise BadRow(role, say("there is no value", "没有值"))
     return task.example(row)

@@ -1,17 +1,22 @@
 """The end of a run: scores of the saved model, errors, report and model card."""
 
+import platform
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from weitiao.core.device import peak_memory_bytes
 from weitiao.core.events import Event, NoteEvent, ProgressEvent, ResultEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import write_json
+from weitiao.core.version import __version__
 from weitiao.evaluation.base import write_errors
 from weitiao.models.known import KNOWN
 from weitiao.reporting.card import write_card
 from weitiao.reporting.page import write_report
-from weitiao.training.outputs import outputs_of
+from weitiao.stages import _neighbours, _untrained
+from weitiao.training.engagement import count_parameters
 
 if TYPE_CHECKING:
     from weitiao.stages._training import Training
@@ -21,19 +26,30 @@ def evaluate_and_report(run: "Training", description: dict[str, Any]) -> Iterato
     """Score the saved model on the held-out parts, in fp32 as it will predict; write everything that is for people."""
     majority = run.task.majority(run.data.records["train"], run.answers)
     reports: dict[str, Any] = {}
+    gains: dict[str, Any] = {}  # of the neighbours
     splits = [name for name in run.scored if name in run.data.encoded]
     for number, split in enumerate(splits):
         yield ProgressEvent(say("evaluating", "评估"), number, len(splits))
         encoded, records = run.data.encoded[split], run.data.records[split]
-        predictions = run.task.predictions(outputs_of(run.saved, encoded), encoded, records, run.answers)
-        reports[split] = run.evaluation.report(predictions, train_majority=majority, seed=run.config.seed)
+        outputs = run.task.outputs(run.saved, encoded, records, run.tokenizer)
+        if run.neighbours is not None:
+            plain = outputs
+            outputs = run.neighbours.mixed(plain, run.neighbours.nearest(run.saved, encoded))
+            gains[split] = _neighbours.ablation(run, plain, outputs, encoded, records)
+        predictions = run.task.predictions(outputs, encoded, records, run.answers)
+        known = majority if run.task.labelled else _untrained.kept(run.folder, split)
+        reports[split] = run.evaluation.report(predictions, train_majority=known, seed=run.config.seed)
         if split == splits[-1]:
             write_errors(run.folder / "errors.csv", run.evaluation.worst_errors(predictions))
     yield ProgressEvent(say("evaluating", "评估"), len(splits), len(splits))
     metrics = _metrics(run, reports, description)
+    if gains:
+        metrics["neighbours"] = gains
     write_json(run.folder / "metrics.json", metrics)
     if splits:
         yield NoteEvent(run.evaluation.report_text(reports[splits[-1]]))
+    if gains:
+        yield NoteEvent(_neighbours.told(gains[splits[-1]], run.monitor))
     # The recorder has the events so far, which is what the report draws.
     write_card(run.folder)
     write_report(run.folder)
@@ -50,16 +66,23 @@ def evaluate_and_report(run: "Training", description: dict[str, Any]) -> Iterato
 
 
 def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, Any]) -> dict[str, Any]:
-    every, trained = run.parameters()
+    every, trained = count_parameters(run.model)[0], int(run.moved["trained_parameters"])
     known = KNOWN.get(run.config.model)
     tokens, seconds = sum(t for t, _ in run.speeds), sum(s for _, s in run.speeds)
-    cost: dict[str, Any] = {"actual_seconds": run.trained_seconds, "actual_memory_bytes": peak_memory_bytes()}
+    cost: dict[str, Any] = {
+        "actual_seconds": run.trained_seconds,
+        "actual_cpu_seconds": run.trained_cpu_seconds,  # of all threads; a busy machine does not change it much
+        "actual_memory_bytes": peak_memory_bytes(),
+    }
     if run.estimate is not None:
         cost |= {
             "estimated_seconds": run.estimate.seconds,
             "estimated_memory_bytes": run.estimate.memory_bytes,
         }
-    if seconds:
+    train = run.data.encoded["train"]
+    if seconds and train.image_shape is not None:  # of equally large pictures, whose "tokens" are squares
+        cost["pictures_per_second"] = tokens / seconds / int(train.lengths[0])
+    elif seconds:
         cost["tokens_per_second"] = tokens / seconds
     return {
         "task": run.task.name,
@@ -84,14 +107,28 @@ def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, An
         "monitor": run.monitor,
         "engagement": run.moved,
         "cost": cost,
-        "environment": run.environment(),
+        "environment": _environment(run),
         "seed": run.config.seed,
+    }
+
+
+def _environment(run: "Training") -> dict[str, Any]:
+    """What the figures were measured with."""
+    return {
+        "weitiao": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": run.threads,
+        "precision": run.precision,
     }
 
 
 def _opens(run: "Training", description: dict[str, Any]) -> str:
     """What of the model folder opens elsewhere, for the model card."""
-    if run.head_kind["pooling"] == "none":
+    if run.head_kind["type"] == "language" and not run.tuning.saves_adapter:
+        name = "AutoModelForCausalLM.from_pretrained"
+        return say(f"The folder opens as it is: {name}.", f"该目录可直接打开：{name}。")
+    if run.head_kind["pooling"] == "none" and run.head_kind["type"] != "language":
         return say(
             "The weights are plain safetensors of a network that is written out in weitiao.models; transformers has "
             "none like it. The head lies beside them in head.safetensors (one linear layer).",

@@ -1,7 +1,7 @@
 """A trained model in memory: loaded from its folder, ready to answer. What ``weitiao.load`` returns."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +9,27 @@ from weitiao.core.config import make_member
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, ProgressEvent
 from weitiao.core.messages import say
-from weitiao.core.runs import read_events, read_json, sha256
+from weitiao.core.runs import promoted, read_events, read_json, sha256
 from weitiao.data.encode import Encoded
 from weitiao.models.backbone import TextModel, open_backbone
 from weitiao.models.heads import make_head
-from weitiao.models.known import check_folder, resolve_model
+from weitiao.models.known import check_folder, resolve_model, weights_hash
 from weitiao.models.saving import load_head, read_description
+from weitiao.models.shared import keep_own, standing_on
 from weitiao.runtime.items import columns_of, records_of
+from weitiao.stages._neighbours import Neighbours
 from weitiao.tasks.base import Answers, Task
-from weitiao.training.outputs import outputs_of
 
 
 class Run:
     """A run folder (or a model folder) and its model, loaded when first used."""
 
+    together: dict[str, Any] | None = None  # what runs that were opened together hold in common
+
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.model_folder = self.folder / "model" if (self.folder / "model").is_dir() else self.folder
+        source = promoted(self.folder)  # an update of the run, where one answers for it
+        self.model_folder = source / "model" if (source / "model").is_dir() else source
         if not self.folder.exists():
             raise WeitiaoError(say(f"No such run: {folder}", f"找不到运行目录：{folder}"))
         self.description = read_description(self.model_folder)
@@ -70,16 +74,35 @@ class Run:
         """Answers for records, as ``task.example`` makes them."""
         if not records:
             return []
-        encoded, outputs = self.outputs(records)
-        return self.task.answers(outputs, encoded, columns_of(records), self.answers)
+        encoded, outputs, near = self._read(records)
+        answers = self.task.answers(outputs, encoded, columns_of(records), self.answers)
+        if self.neighbours is None:
+            return answers
+        evidence = self.neighbours.evidence(near)
+        pairs = zip(answers, evidence, strict=True)
+        return [
+            {**answer, "neighbours": found} if isinstance(answer, dict) else answer for answer, found in pairs
+        ]
 
     def outputs(self, records: Any) -> tuple[Encoded, list[Any]]:
-        """The encoded records, and the model's outputs for each."""
+        """The encoded records, and the outputs for each; with neighbours, what they say is mixed in."""
+        return self._read(records)[:2]
+
+    @cached_property
+    def neighbours(self) -> Neighbours | None:
+        """The labelled texts that are asked beside the model (``--neighbours``)."""
+        return Neighbours.load(self.model_folder)
+
+    def _read(self, records: Any) -> tuple[Encoded, list[Any], Any]:
         labelled = self.task.label_key in (records[0] if isinstance(records, list) else records.column_names)
         encoded = self.task.encode(
             records, self.tokenizer, self.description["max_length"], self.answers if labelled else None
         )
-        return encoded, outputs_of(self.model, encoded)
+        outputs = self.task.outputs(self.model, encoded, records, self.tokenizer)
+        if self.neighbours is None:
+            return encoded, outputs, None
+        near = self.neighbours.nearest(self.model, encoded)
+        return encoded, self.neighbours.mixed(outputs, near), near
 
     def let_go(self) -> None:
         """Free the model's memory; it is loaded again when next used."""
@@ -87,11 +110,29 @@ class Run:
 
     def _load(self) -> tuple[TextModel, Any]:
         if self._loaded is None:
-            self._loaded = (
-                load_model(self.model_folder, self.description),
-                self.task.reader(self.model_folder),
-            )
+            model = load_model(self.model_folder, self.description, self.together)
+            self._loaded = (model, self._reader())
         return self._loaded
+
+    def _reader(self) -> Any:
+        file = self.model_folder / "tokenizer.json"
+        if self.together is None or not file.exists():
+            return self.task.reader(self.model_folder)
+        key = f"tokenizer {sha256(file)}"
+        if key not in self.together:
+            self.together[key] = self.task.reader(self.model_folder)
+        return self.together[key]
+
+
+def open_together(folders: Sequence[str | Path]) -> list[Run]:
+    """Runs for one process: adapters of the same base hold its weights, and its tokenizer, in memory once.
+
+    They are for one thread at a time, as a single run is.
+    """
+    runs, held = [Run(folder) for folder in folders], dict[str, Any]()
+    for run in runs:
+        run.together = held
+    return runs
 
 
 def text_run(folder: str | Path) -> Run:
@@ -109,22 +150,52 @@ def text_run(folder: str | Path) -> Run:
                 f"{folder} 不是文本模型：部署包只支持文本模型。请直接使用运行目录：weitiao predict、weitiao.load",
             )
         )
+    if run.description["head"]["pooling"] == "next":
+        raise WeitiaoError(
+            say(
+                f"{folder} answers by in-context examples, which bundles cannot hold: use the run itself: weitiao predict",
+                f"{folder} 通过上下文示例作答，部署包不支持：请直接使用运行目录：weitiao predict",
+            )
+        )
+    if run.neighbours is not None:
+        raise WeitiaoError(
+            say(
+                f"{folder} asks its nearest labelled texts, and a bundle holds the model alone: train it without "
+                "--neighbours, or use the run itself",
+                f"{folder} 会参考最近的标注文本（--neighbours），而部署包只含模型本身：请去掉该选项重新训练，或直接使用运行目录",
+            )
+        )
     return run
 
 
-def load_model(folder: Path, description: dict[str, Any]) -> TextModel:
+def load_model(
+    folder: Path, description: dict[str, Any], together: dict[str, Any] | None = None
+) -> TextModel:
     """The model in a folder that Weitiao wrote, in evaluation mode.
+
+    Args:
+        together: bases that are open already, by the hash of their weights: an adapter stands on those tensors.
 
     Raises:
         WeitiaoError: the weights do not fit, or an adapter's base is not the one it was trained on.
     """
     tuning = make_member("tuning", description["tuning"], description["tuning_options"])
     source = _base(description) if tuning.saves_adapter else folder
-    backbone, config, beside = open_backbone(source)
+    causal = description["head"]["type"] == "language" or description["head"]["pooling"] == "next"
+    if together is None or not tuning.saves_adapter:
+        backbone, config, beside = open_backbone(source, causal=causal)
+    else:
+        key = description["base"]["sha256"]
+        if key not in together:
+            together[key] = open_backbone(source, causal=causal)
+        base, config, beside = together[key]
+        backbone = standing_on(base)
     head = make_head(description["head"], backbone.shape.hidden_size)
     model = TextModel(backbone, head, config)
     if tuning.saves_adapter:
         tuning.apply(model)
+        if together is not None:
+            keep_own(model, base)
         tuning.load_adapter(model, folder)
     load_head(folder, head, beside if not tuning.saves_adapter else {})
     return model.eval().requires_grad_(False)
@@ -145,20 +216,6 @@ def _base(description: dict[str, Any]) -> Path:
             )
         )
     return folder
-
-
-def weights_hash(folder: Path) -> str:
-    """The SHA-256 of a model's weights: of its file, or of all its files' hashes where there are several.
-
-    Taken from the cache's manifest where it is there.
-    """
-    manifest = folder / "manifest.json"
-    known = read_json(manifest).get("files", {}) if manifest.exists() else {}
-    found = []
-    for file in sorted(folder.glob("model*.safetensors")):
-        entry = known.get(file.name) or sha256(file)
-        found.append(entry["sha256"] if isinstance(entry, dict) else entry)
-    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def outputs_in_parts(run: Run, records: Any, rows: int = 2000) -> Iterator[Event | tuple[Encoded, list[Any]]]:

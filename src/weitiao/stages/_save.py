@@ -12,8 +12,9 @@ from weitiao.core.events import Event, NoteEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_folder, write_json
 from weitiao.core.version import __version__
+from weitiao.models.known import weights_hash
 from weitiao.models.saving import DESCRIPTION, save_head, save_weights, transformers_class
-from weitiao.stages._predictor import load_model, weights_hash
+from weitiao.stages._predictor import load_model
 from weitiao.training.batches import Batches
 from weitiao.training.engagement import same_outputs
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from weitiao.stages._training import Training
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "sentencepiece.bpe.model"
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "sentencepiece.bpe.model",
+    "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 PROBLEMS = {
     "classes": "single_label_classification",
@@ -29,6 +31,7 @@ PROBLEMS = {
     "values": "regression",
 }
 COMPARED = 32  # texts whose logits are compared
+COMPARED_TEXTS = 4  # the same where each token has as many logits as the vocabulary has pieces
 
 
 def save(run: "Training") -> dict[str, Any]:
@@ -38,7 +41,7 @@ def save(run: "Training") -> dict[str, Any]:
         "format": 1,
         "weitiao": __version__,
         "task": run.task.name,
-        "task_options": settings_of(config, "tasks", config.task),
+        "task_options": settings_of(config, "tasks", config.task) | run.task.carried(),
         "answers": run.answers.as_json(),
         "head": run.head_kind,
         "max_length": config.max_length,
@@ -52,12 +55,13 @@ def save(run: "Training") -> dict[str, Any]:
             run.tuning.save_adapter(run.model, new, config.model)
             save_head(new, run.model.head)
         else:
-            save_weights(new, run.model, run.answers.names, PROBLEMS[run.answers.kind])
+            save_weights(new, run.model, run.answers.names, PROBLEMS.get(run.answers.kind, ""))
         for file in TOKENIZER_FILES:
             if (source.path / file).exists():
                 shutil.copy(source.path / file, new / file)
-        if run.tokenizer is not None and not (new / "tokenizer.json").exists():
-            run.tokenizer.save(str(new / "tokenizer.json"))
+        run.task.keep(run.tokenizer, new)
+        if run.neighbours is not None:
+            run.neighbours.save(new)
         write_json(new / DESCRIPTION, description)
     return description
 
@@ -70,8 +74,9 @@ def verify(run: "Training", description: dict[str, Any]) -> Iterator[Event]:
     """
     run.saved = load_model(run.folder / "model", description)
     encoded = run.data.encoded.get("test") or run.data.encoded["train"]
-    batch = Batches(encoded, COMPARED, 0, first_position=run.model.first_position).batch(
-        np.arange(min(COMPARED, len(encoded)))
+    compared = COMPARED_TEXTS if run.head_kind["type"] == "language" else COMPARED
+    batch = Batches(encoded, compared, 0, first_position=run.model.first_position).batch(
+        np.arange(min(compared, len(encoded)))
     )
     with torch.inference_mode():
         trained, saved = (model(batch.packed, batch.marks_T) for model in (run.model, run.saved))

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import shutil
-import sys
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -26,27 +25,34 @@ from weitiao.core.events import (
 )
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_file, read_json, remove_leftovers
-from weitiao.core.version import __version__
 from weitiao.data.encode import Ragged
 from weitiao.models.backbone import TextModel
 from weitiao.models.encoder import Encoder
 from weitiao.models.heads import make_head
 from weitiao.models.kernels import Dropout
-from weitiao.models.known import KNOWN
-from weitiao.models.saving import start_pooler
+from weitiao.models.known import pooling
 from weitiao.objectives._composed import Composed, compose
-from weitiao.stages import _augment, _finish, _prepare, _save
+from weitiao.stages import (
+    _augment,
+    _few_shot,
+    _finish,
+    _neighbours,
+    _prepare,
+    _pseudo_labels,
+    _save,
+    _untrained,
+)
 from weitiao.stages._resume import digests, how_to_resume, same_data
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
-from weitiao.training.engagement import Engagement, count_parameters
+from weitiao.training.engagement import Engagement
 from weitiao.training.estimate import estimate
 from weitiao.training.frozen import FrozenCache, fits, frozen_layers
 from weitiao.training.interrupt import stop_between_steps
 from weitiao.training.loop import Parts, make_accelerator, train
 from weitiao.training.optimizer import make_optimizer, make_schedule
-from weitiao.training.outputs import features_of, outputs_of
+from weitiao.training.outputs import features_and_targets
 
 KEPT_CHECKPOINTS = 2
 
@@ -56,6 +62,7 @@ class Training:
 
     def __init__(self, config: Any, folder: Path, scored: tuple[str, ...] = ("dev", "test")) -> None:
         self.config, self.folder, self.scored, self.opened = config, folder, scored, False
+        self.rehearsal = False
         self.checkpoints = folder / "checkpoints"
         self.task = make_member("tasks", config.task, config.member_values)
         self.best = {"score": float("-inf"), "step": 0, "stale": 0}
@@ -67,15 +74,25 @@ class Training:
 
     def events(self) -> Iterator[Event]:
         """Prepare, train, finish."""
-        self.began = time.time()
         yield from self._prepare()
         yield from self._open_model()
         self._open()  # as late as that: what cannot be trained leaves no run folder
+        yield from self._learn()
+        yield from self._finish()
+
+    def rehearse(self) -> Iterator[Event]:
+        """Train on what ``data`` holds and keep the model in memory; nothing is written."""
+        self.rehearsal = True
+        self.choose()
+        yield from self._open_model()
+        yield from self._learn()
+
+    def _learn(self) -> Iterator[Event]:
+        self.training_began = (time.time(), time.process_time())
         if self.epochs == 0 or self._starts_with_probe():
             yield from self._probe()
         if self.epochs:
             yield from self._train()
-        yield from self._finish()
 
     # --- before training
 
@@ -95,20 +112,38 @@ class Training:
             yield NoteEvent(say(f"{config.model}: {self.source.note}", f"{config.model}：{self.source.note}"))
         self.tokenizer = self.task.reader(self.source.path)
         self.answers = self.data.answers
+        self.task.check(self.answers, self.tokenizer)
+        if config.few_shot:
+            yield from _few_shot.settle(self)  # which may set more of the config
+            config = self.config
+        self.data.objective = self._composed()
         yield from _prepare.encode(self.task, self.data, self.tokenizer, config.max_length)
         yield from _augment.add_copies(self.task, self.data, self.tokenizer, config)
+        if self.data.unlabelled is not None:
+            yield from _pseudo_labels.add(self)
+        self.choose()
+        yield from (NoteEvent(note) for note in self.objective.notes)
+
+    def choose(self) -> None:
+        """Make the tuning, the objective and the evaluation that the settings name."""
+        config = self.config
         self.tuning = make_member("tuning", config.tuning, config.member_values)
         self.epochs = self.tuning.num_epochs if config.num_epochs is None else config.num_epochs
         self.objective = self._objective()
+        if config.neighbours:
+            _neighbours.check(self)
         self.evaluation = catalogue.member("evaluation", self.task.evaluation(self.answers))()
         self.monitor = self.evaluation.monitor
 
+    def _composed(self) -> Composed:
+        config = self.config
+        return compose(config.objective or self.task.objective(self.answers), config.member_values)
+
     def _objective(self) -> Composed:
         """What is minimised, checked against the task and prepared with the training targets."""
-        config = self.config
-        objective = compose(config.objective or self.task.objective(self.answers), config.member_values)
+        objective = self.data.objective or self._composed()
         head = self.task.head(self.answers, "mean")
-        objective.check(self.answers.kind, head["type"], config.dropout)
+        objective.check(self.answers.kind, head["type"], self.config.dropout)
         targets = self.data.encoded["train"].targets
         flat = targets.values if isinstance(targets, Ragged) else targets
         objective.prepare(torch.from_numpy(np.asarray(flat)), head["outputs"])
@@ -131,11 +166,11 @@ class Training:
         config = self.config
         torch.manual_seed(config.seed)
         backbone, base_config, beside = self.task.backbone(self.source, config.dropout)
-        self.head_kind = self.task.head(self.answers, self._pooling(base_config))
+        self.head_kind = self.task.head(self.answers, pooling(config.pooling, self.source.name, base_config))
         head = make_head(self.head_kind, backbone.shape.hidden_size)
         if config.dropout is not None:
             head.dropout_probability = config.dropout
-        start_pooler(head, beside)
+        self.task.start(head, beside, backbone, self.tokenizer, self.answers)
         self.model = TextModel(backbone, head, base_config)
         self.tuning.apply(self.model)
         room = self.model.backbone.shape.max_length  # virtual tokens take some
@@ -158,18 +193,6 @@ class Training:
             )
         )
 
-    def _pooling(self, base_config: dict[str, Any]) -> str:
-        wish = self.config.pooling
-        if wish == "own" and base_config.get("model_type") != "bert":
-            raise WeitiaoError(
-                say(
-                    "--pooling own is for BERT's pooler; use mean or cls",
-                    "--pooling own 仅适用于 BERT 的 pooler；请用 mean 或 cls",
-                )
-            )
-        known = KNOWN.get(self.source.name)
-        return (known.pooling if known else "mean") if wish == "auto" else wish
-
     def _autocast(self) -> Any:
         if self.precision == "fp32":
             return contextlib.nullcontext()
@@ -188,18 +211,18 @@ class Training:
                     "双塔模型没有可拟合的头：请用 --tuning full 或 lora",
                 )
             )
-        yield ProgressEvent(say("reading features", "提取特征"), 0, 2)
         if self.epochs == 0:
             self.engagement = Engagement(self.model, self.tuning)
-        train_data = self.data.encoded["train"]
-        features = features_of(self.model, train_data, autocast=self._autocast)
-        targets = train_data.targets
-        if isinstance(targets, Ragged):
-            flat, labels = np.concatenate(features), targets.values
-            features_NF, targets_N = flat[labels >= 0], labels[labels >= 0]
+        if self.config.few_shot == "in_context":
+            _few_shot.calibrate(self)
         else:
-            assert targets is not None
-            features_NF, targets_N = np.stack(features), targets
+            yield from self._fit_head()
+
+    def _fit_head(self) -> Iterator[Event]:
+        """Fit the head's last layer on the backbone's features, as they are now."""
+        yield ProgressEvent(say("reading features", "提取特征"), 0, 2)
+        how = {"autocast": self._autocast}
+        features_NF, targets_N = features_and_targets(self.model, self.data.encoded["train"], **how)
         yield ProgressEvent(say("fitting the head", "拟合分类头"), 1, 2)
         penalty = getattr(self.tuning, "penalty", 0.1)
         probe.fit(self.model.head, features_NF, targets_N, penalty=penalty, seed=self.config.seed)
@@ -249,10 +272,12 @@ class Training:
         self.engagement = Engagement(self.model, self.tuning)
         self.parts = parts
         dev_tokens = int(self.data.encoded["dev"].lengths.sum()) if "dev" in self.data.encoded else 0
+        self.objective.remember(self.model, self.data.encoded["train"])
         self.estimate = estimate(parts, dev_tokens * self.epochs)
         yield self.estimate
         first = yield from self._resumed(parts)
-        self.training_began = time.time()
+        if not first and not self.task.labelled and not self.rehearsal:
+            yield from _untrained.measure(self)
         with stop_between_steps() as stop:
             for event in train(parts, first):
                 step = event.step
@@ -261,7 +286,7 @@ class Training:
                 ended_epoch = step % parts.batches.steps_per_epoch == 0
                 if ended_epoch:
                     yield from self._evaluate(step)
-                if ended_epoch or (self.config.checkpoint_steps and step % self.config.checkpoint_steps == 0):
+                if self._is_due(step):
                     yield self._save(step)
                 if self.config.patience and self.best["stale"] >= self.config.patience:
                     yield NoteEvent(
@@ -272,6 +297,8 @@ class Training:
                     )
                     break
                 if stop.asked:
+                    if self.rehearsal:
+                        raise KeyboardInterrupt
                     yield self._save(step)
                     way = how_to_resume(self.folder)
                     raise Interrupted(
@@ -281,6 +308,18 @@ class Training:
                         )
                     )
         yield from self._best_weights()
+        if self.config.refit_head:
+            yield from self._fit_head()
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a checkpoint is to be saved after this step."""
+        if self.rehearsal:
+            return False
+        config = self.config
+        epoch, rest = divmod(step, self.parts.batches.steps_per_epoch)
+        by_epoch = rest == 0 and config.checkpoint_epochs and epoch % config.checkpoint_epochs == 0
+        by_step = config.checkpoint_steps and step % config.checkpoint_steps == 0
+        return bool(by_epoch or by_step or self.best["step"] == step)
 
     def _resumed(self, parts: Parts) -> Generator[Event, None, int]:
         """Go on from the newest complete checkpoint; returns the step to begin with."""
@@ -303,17 +342,25 @@ class Training:
         same_data(read_json(path / "state.json").get("data", {}), self.data.sources)
         state = checkpoint.load(path, self.model, parts.optimizer, parts.hooks)
         self.best = state["best"]
+        self.objective.load_state(state.get("objective", {}))
         yield NoteEvent(say(f"Going on from step {state['step']}", f"从第 {state['step']} 步继续"))
         return state["step"]
+
+    def outputs(self, encoded: Any, records: Any, **how: Any) -> list[Any]:
+        """What the model in memory says of some rows; ``how`` as of ``Task.outputs``."""
+        how = {"autocast": self._autocast, **how}
+        return self.task.outputs(self.model, encoded, records, self.tokenizer, **how)
+
+    def scores(self, outputs: Any, encoded: Any, records: Any) -> dict[str, float]:
+        """What some outputs score."""
+        return self.evaluation.scores(self.task.predictions(outputs, encoded, records, self.answers))
 
     def _evaluate(self, step: int) -> Iterator[Event]:
         if "dev" not in self.data.encoded:
             return
-        encoded = self.data.encoded["dev"]
-        outputs = outputs_of(self.model, encoded, autocast=self._autocast, remap=self.remap)
-        predictions = self.task.predictions(outputs, encoded, self.data.records["dev"], self.answers)
-        scores = self.evaluation.scores(predictions)
-        score = scores.get(self.monitor, 0.0)
+        encoded, records = self.data.encoded["dev"], self.data.records["dev"]
+        scores = self.scores(self.outputs(encoded, records, remap=self.remap, brief=True), encoded, records)
+        score = scores.get(self.evaluation.chooses or self.monitor, 0.0)
         settled = self.tuning.settled(step, self.parts.total_steps)
         better = settled and score > self.best["score"]
         if better:
@@ -324,6 +371,7 @@ class Training:
 
     def _save(self, step: int) -> Event:
         state = {"step": step, "best": self.best, "data": digests(self.data.sources)}
+        state["objective"] = self.objective.state()
         path = checkpoint.save(self.checkpoints, self.model, self.parts.optimizer, state, self.tuning)
         checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, int(self.best["step"]))
         return CheckpointEvent(step, str(path))
@@ -351,26 +399,13 @@ class Training:
         if not self.epochs:
             self.moved = self.engagement.check(self.model)
         self.model.to("cpu").eval()
-        self.trained_seconds = time.time() - (self.training_began if self.epochs else self.began)
+        began, cpu_began = self.training_began
+        self.trained_seconds, self.trained_cpu_seconds = time.time() - began, time.process_time() - cpu_began
         with torch.no_grad():
+            self.neighbours = _neighbours.gather(self) if self.config.neighbours else None
             description = _save.save(self)
         yield from _save.verify(self, description)
         if self.estimate is not None:
             yield EstimateEvent(peak_memory_bytes(), self.trained_seconds, actual=True)
         yield from _finish.evaluate_and_report(self, description)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-
-    def parameters(self) -> tuple[int, int]:
-        """All parameters, and those that were trained."""
-        return count_parameters(self.model)[0], int(self.moved["trained_parameters"])
-
-    def environment(self) -> dict[str, Any]:
-        """What the figures were measured with."""
-        python = ".".join(map(str, sys.version_info[:3]))
-        return {
-            "weitiao": __version__,
-            "torch": torch.__version__,
-            "python": python,
-            "threads": self.threads,
-            "precision": self.precision,
-        }

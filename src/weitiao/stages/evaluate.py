@@ -56,7 +56,7 @@ def run(config: Config) -> Iterator[Event]:
     records, table, bad = read(task, config.data, config.columns, config.skip_bad_rows)
     if bad:
         yield NoteEvent(say(f"{len(bad)} bad rows skipped", f"跳过 {len(bad)} 个坏行"), "warning")
-    if answers.kind != "values":
+    if task.labelled and answers.kind != "values":
         names = (
             [{"label": n[2:]} for n in answers.names if n != "O"]
             if task.name == "token_classification"

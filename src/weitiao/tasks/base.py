@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from weitiao.core.sources import Resolved
     from weitiao.data.quality import Finding
+    from weitiao.data.table import Table
+    from weitiao.models.backbone import TextModel
+    from weitiao.models.heads import Head
 
 # A text and spans in it (start, end) -> a new text and where its spans are: what ``augmentation`` does.
 Rewrite = Callable[[str, Sequence[tuple[int, int]]], tuple[str, list[tuple[int, int]]]]
@@ -56,15 +59,21 @@ class Task(ABC):
     """
 
     reads: ClassVar[str] = "texts"
+    searches: ClassVar[bool] = False  # it answers with what lies nearest in a table, and has ``query``
     tunings: ClassVar[tuple[str, ...]] = ()
 
     name: ClassVar[str]
     columns: ClassVar[tuple[Column, ...]]
     text_keys: ClassVar[tuple[str, ...]] = ("text",)
     label_key: ClassVar[str] = "label"
+    labelled: ClassVar[bool] = True  # the answer is a label, which many examples share
     transformers_class: ClassVar[str] = (
         ""  # the suffix of the class there with the same head, where there is one
     )
+
+    def table(self, table: "Table") -> "Table":
+        """The table that examples are made of: as it was read, unless the task asks questions of its own about it."""
+        return table
 
     @abstractmethod
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +132,15 @@ class Task(ABC):
         """What ``encode`` needs from a model's folder: its tokenizer."""
         return load_tokenizer(folder)
 
+    def keep(self, reader: Any, folder: Path) -> None:
+        """Write what ``reader`` needs into a trained model's folder, where it is not there yet."""
+        if reader is not None and not (folder / "tokenizer.json").exists():
+            reader.save(str(folder / "tokenizer.json"))
+
+    def carried(self) -> dict[str, Any]:
+        """Settings that a trained model's folder holds in place of the given ones: a file's content for its path."""
+        return {}
+
     def backbone(
         self, source: "Resolved", dropout: float | None
     ) -> "tuple[nn.Module, dict[str, Any], dict[str, Tensor]]":
@@ -131,9 +149,51 @@ class Task(ABC):
 
         return open_backbone(source.path, dropout)
 
+    def check(self, answers: Answers, tokenizer: Any) -> None:  # noqa: B027 (optional)
+        """Refuse settings that cannot work with these answers or this vocabulary, before anything is encoded.
+
+        Raises:
+            WeitiaoError: names the value and the way out.
+        """
+
+    def start(
+        self,
+        head: "Head",
+        beside: "dict[str, Tensor]",
+        backbone: "nn.Module",
+        tokenizer: Any,
+        answers: Answers,
+    ) -> None:
+        """Begin a new head from what the model's weights hold ``beside`` the encoder."""
+        from weitiao.models.saving import start_pooler
+
+        start_pooler(head, beside)
+
     def rewritten(self, record: dict[str, Any], rewrite: Rewrite) -> dict[str, Any]:
         """A record with its texts written otherwise; what points into them points to the same words."""
         return {**record, **{key: rewrite(record[key], [])[0] for key in self.text_keys}}
+
+    def outputs(
+        self,
+        model: "TextModel",
+        encoded: Encoded,
+        records: Any,
+        reader: Any,
+        *,
+        brief: bool = False,
+        **how: Any,
+    ) -> list[Any]:
+        """What the model says of each example, for ``predictions`` and ``answers``.
+
+        Args:
+            records: those that were encoded.
+            reader: what ``reader`` gave.
+            brief: it is asked in training, and must not take long.
+            how: as for ``training.outputs.outputs_of``.
+        """
+        from weitiao.training.outputs import outputs_of
+
+        return outputs_of(model, encoded, **how)
 
     def augmentation(self) -> "Callable[[Tensor], Tensor] | None":
         """What makes other examples of a batch in training; see ``training.batches``."""
@@ -141,6 +201,14 @@ class Task(ABC):
 
     def findings(self, records: Any) -> "list[Finding]":
         """What else is to be said of records before they are used, beside ``data.quality``."""
+        return []
+
+    def check_encoded(self, encoded: Encoded, records: Any, max_length: int) -> "list[Finding]":
+        """What is to be said of training records once they are tokens.
+
+        Raises:
+            WeitiaoError: nothing can be learnt from them.
+        """
         return []
 
     def objective(self, answers: Answers) -> str:

@@ -5,7 +5,7 @@ are sorted by length and cut into micro-batches of at most ``micro_tokens`` real
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class Batch:
         order: where each example's texts stand in the packed row, ``[B, per_example]``.
         targets: in the order of ``rows``; for token targets ``[T]`` in the order of the packed row.
         count: the valid targets.
-        marks_T: ``[B, k]`` indices into the packed row.
+        marks_T: ``[B, k]`` indices into the packed row, or ``[R]`` where texts have different numbers of them.
+        facts: what an objective must know of the examples beside their targets, by name, ``[B, ...]``.
     """
 
     packed: Any
@@ -37,6 +38,7 @@ class Batch:
     count: int
     marks_T: Tensor | None = None
     tokens: int = 0
+    facts: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
@@ -45,7 +47,8 @@ class Batch:
         moved = [None if t is None else t.to(device) for t in (self.order, self.targets, self.marks_T)]
         order, targets, marks = moved
         assert order is not None
-        return Batch(self.packed.to(device), self.rows, order, targets, self.count, marks, self.tokens)
+        facts = {name: fact.to(device) for name, fact in self.facts.items()}
+        return Batch(self.packed.to(device), self.rows, order, targets, self.count, marks, self.tokens, facts)
 
 
 class Batches:
@@ -92,7 +95,10 @@ class Batches:
         batches = [self.batch(part) for part in cut_by_tokens(rows, self.encoded.lengths, self.micro_tokens)]
         if self.augment is None:
             return batches
-        return [replace(b, packed=Images(self.augment(b.packed.pixels_BCHW))) for b in batches]
+        augment = self.augment
+        return [
+            replace(b, packed=replace(b.packed, pixels_BCHW=augment(b.packed.pixels_BCHW))) for b in batches
+        ]
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Pack some examples."""
@@ -112,20 +118,37 @@ class Batches:
         ]
         types = [data.types[text] for text in texts.tolist()] if data.types is not None else None
         packed = pack(ids, self.first_position, types)
-        targets, count = self._targets(rows)
+        if data.features is not None:
+            packed = replace(packed, features_BKF=self._features(rows))
+        # The targets of marked tokens stand text by text, all others example by example.
+        targets, count = self._targets(texts if isinstance(data.marks, Ragged) else rows)
+        count = count if per == 1 else min(count, len(rows))
         marks = None
-        if data.marks is not None:
+        if isinstance(data.marks, Ragged):
+            starts = packed.starts_B.tolist()
+            places = [data.marks[text] + start for text, start in zip(texts.tolist(), starts, strict=True)]
+            marks = torch.from_numpy(np.concatenate(places).astype(np.int64))
+        elif data.marks is not None:
             marks = torch.from_numpy(data.marks[rows].astype(np.int64)) + packed.starts_B.unsqueeze(1)
         order = torch.from_numpy(place.reshape(-1, per))
-        return Batch(packed, rows, order, targets, count, marks, len(packed.ids_T))
+        return Batch(packed, rows, order, targets, count, marks, len(packed.ids_T), self._facts(rows))
 
     def _pictures(self, rows: np.ndarray) -> Batch:
         assert self.encoded.image_shape is not None
         pixels_BHWC = self.encoded.ids.values.reshape(-1, *self.encoded.image_shape)[rows]
-        images = Images(torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float().div_(255))
+        pixels_BCHW = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float().div_(255)
+        images = Images(pixels_BCHW, self._features(rows))
         targets, count = self._targets(rows)
         order = torch.arange(len(rows)).unsqueeze(1)
-        return Batch(images, rows, order, targets, count, tokens=int(self.encoded.lengths[rows].sum()))
+        tokens = int(self.encoded.lengths[rows].sum())
+        return Batch(images, rows, order, targets, count, tokens=tokens, facts=self._facts(rows))
+
+    def _facts(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(fact[rows]) for name, fact in self.encoded.facts.items()}
+
+    def _features(self, rows: np.ndarray) -> Tensor | None:
+        features = self.encoded.features
+        return None if features is None else torch.from_numpy(features[rows])
 
     def _targets(self, rows: np.ndarray) -> tuple[Tensor | None, int]:
         targets = self.encoded.targets

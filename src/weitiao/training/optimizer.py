@@ -29,7 +29,7 @@ def make_optimizer(
             rate = head_learning_rate or learning_rate
         else:
             rate = learning_rate * layer_decay ** (layers - depth(name))
-        decay = 0.0 if parameter.ndim < 2 or "embeddings" in name else weight_decay
+        decay = 0.0 if parameter.ndim < 2 or "embed" in name else weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
     parameters = [
         {"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()

@@ -133,8 +133,9 @@ class Passes:
             stack.enter_context(self.autocast())
             hidden_RD = self.model.hidden(batch.packed, batch.marks_T, self.dropout, **self.start)
             outputs = self.model.outputs(hidden_RD, batch.packed, self.dropout)
-        # One of several texts an example: in the examples' order.
-        return (outputs[batch.order] if batch.order.shape[1] > 1 else outputs), hidden_RD
+        # One of several texts an example: in the examples' order; but not where tokens have outputs of their own.
+        whole = batch.order.shape[1] > 1 and len(outputs) == batch.order.numel()
+        return (outputs[batch.order] if whole else outputs), hidden_RD
 
 
 def plain(passes: Passes) -> Iterator[Tensor]:

@@ -10,10 +10,22 @@ if TYPE_CHECKING:
 
 # The ends of the layers' names: BERT, RoBERTa, ELECTRA; DistilBERT; ModernBERT; DeBERTa; MPNet.
 INPUTS = ("query", "key", "value", "q_lin", "k_lin", "v_lin", "Wqkv", "query_proj", "key_proj", "value_proj",
-          "q", "k", "v")  # fmt: skip
-KEYS_VALUES = ("key", "value", "k_lin", "v_lin", "Wqkv", "key_proj", "value_proj", "k", "v")
-ATTENTION_OUTPUTS = ("attention.output.dense", "attention.out_lin", "attn.Wo", "attn.o")
-FEED_FORWARD_OUTPUTS = ("output.dense", "ffn.lin2", "mlp.Wo")
+          "q", "k", "v", "q_proj", "k_proj", "v_proj")  # fmt: skip
+KEYS_VALUES = (
+    "key",
+    "value",
+    "k_lin",
+    "v_lin",
+    "Wqkv",
+    "key_proj",
+    "value_proj",
+    "k",
+    "v",
+    "k_proj",
+    "v_proj",
+)
+ATTENTION_OUTPUTS = ("attention.output.dense", "attention.out_lin", "attn.Wo", "attn.o", "attn.o_proj")
+FEED_FORWARD_OUTPUTS = ("output.dense", "ffn.lin2", "mlp.Wo", "mlp.down_proj")
 EVERY = ("",)
 
 
@@ -35,6 +47,7 @@ def linear_layers(model: "TextModel", ends: tuple[str, ...] = EVERY, top: int = 
         name
         for name, module in model.backbone.named_modules()
         if isinstance(module, nn.Linear)
+        and name != "lm_head"
         and depth(f"backbone.{name}.") > first
         and any(f".{name}".endswith(f".{end}" if end else "") for end in ends)
         and (ends is not FEED_FORWARD_OUTPUTS or not name.endswith(ATTENTION_OUTPUTS))
