@@ -27,6 +27,14 @@ class NoteEvent(Event):
 
 
 @dataclass(frozen=True)
+class TextEvent(Event):
+    """A piece of a text as it is being written; ``last``: the text ends with it."""
+
+    piece: str
+    last: bool = False
+
+
+@dataclass(frozen=True)
 class ProgressEvent(Event):
     """``done`` of ``total`` units of something that may take more than two seconds."""
 

@@ -20,6 +20,7 @@ from weitiao.core.events import (
     ProgressEvent,
     ResultEvent,
     StepEvent,
+    TextEvent,
 )
 from weitiao.core.messages import say, width
 from weitiao.reporting.text import SCORES, number, size
@@ -122,6 +123,8 @@ class _Screen:
                 self.estimate = event
                 if event.actual:
                     self.close()
+            case TextEvent():
+                self._piece(event)
             case NoteEvent(level="warning"):
                 self._print(say("Warning: ", "警告：") + event.text, sys.stderr)
             case NoteEvent():
@@ -201,6 +204,13 @@ class _Screen:
         encoding = stream.encoding or "utf-8"
         tqdm.write(wrap(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
         stream.flush()
+
+    def _piece(self, event: TextEvent) -> None:
+        """Text as it comes, unbroken, so that it can be piped on as it is."""
+        encoding = sys.stdout.encoding or "utf-8"
+        piece = event.piece + ("\n" if event.last else "")
+        sys.stdout.write(piece.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
 
     def _result(self, event: ResultEvent) -> None:
         self.close()

@@ -93,7 +93,11 @@ class Decoder:
         self.prompts.check_room(ids, self.max_length)
         room = min(sampling.max_new_tokens, self.max_length - len(ids))
         writing = Writing(self.tokenizer, ids, sampling, self.ends, room, constraint)
-        return stream(_State(self, len(ids) + room), ids, writing)
+        return stream(self.scores(len(ids) + room), ids, writing)
+
+    def scores(self, places: int) -> "_State":
+        """What gives the scores for one text of at most so many tokens."""
+        return _State(self, places)
 
     def generate(self, prompt: Prompt, **options: Any) -> str:
         """The whole answer at once; arguments as for ``stream``."""

@@ -1,14 +1,21 @@
 """A language model as a bundle that writes without torch, with a certificate that it still is the same model."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from weitiao.core.config import make_member
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, NoteEvent, ResultEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_folder, read_json, write_json
 from weitiao.stages._decoder_parity import compare, make_certificate, refuse_bad, summary
+from weitiao.tasks._prompts import ends_of, template_of
+
+DESCRIPTION = "weitiao.json"
 
 
 def find_decoder(source: str) -> Path | None:
@@ -21,15 +28,19 @@ def find_decoder(source: str) -> Path | None:
 
     for folder in (Path(source), Path(source) / "model"):
         if (folder / "config.json").is_file():
-            return folder if _is_decoder(folder) else None
+            return folder if is_decoder(folder) else None
     known = {*KNOWN, *(one.hub_id for one in KNOWN.values())}
     if Path(source).exists() or source not in known:
         return None
     folder = resolve_model(source).path
-    return folder if _is_decoder(folder) else None
+    return folder if is_decoder(folder) else None
 
 
-def _is_decoder(folder: Path) -> bool:
+def is_decoder(folder: Path) -> bool:
+    """Whether a model's folder says that it is a causal language model."""
+    ours = folder / "weitiao.json"
+    if ours.is_file() and read_json(ours)["head"]["pooling"] == "next":
+        return False  # it classifies
     config = read_json(folder / "config.json")
     names = config.get("architectures") if isinstance(config, dict) else None
     return any(str(name).endswith("ForCausalLM") for name in names or [])
@@ -111,33 +122,49 @@ def _manifest(source: Path, config: dict[str, Any], name: str, graph: dict[str, 
         "cache": cache_shape(config),
         "vocabulary_size": config["vocab_size"],
         "chat_template": _template(source),
-        "eos_token_ids": _ends(source, config),
+        "eos_token_ids": ends_of(source),
         "base": {"model": name, "model_type": config["model_type"]},
         "recipe": [],
     }
 
 
-def _ends(source: Path, config: dict[str, Any]) -> list[int]:
-    """The tokens that end an answer: those of ``generation_config.json``, else of ``config.json``."""
-    path = source / "generation_config.json"
-    found = (read_json(path) if path.is_file() else {}).get("eos_token_id", config.get("eos_token_id"))
-    return [] if found is None else list(found) if isinstance(found, list) else [found]
-
-
 def _template(source: Path) -> dict[str, Any] | None:
-    from transformers import AutoTokenizer
-
-    from weitiao.generation.chat import derive
-
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    if not tokenizer.chat_template:
+    """The chat template's fixed texts; None where it has none, or is made in another way: texts can still be continued."""
+    try:
+        return template_of(source)
+    except WeitiaoError:
         return None
 
-    def own(messages: list[dict[str, str]], generation: bool) -> str:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-        return str(text)
 
-    return derive(own)
+@contextmanager
+def merged(run: str) -> Iterator[Path]:
+    """The folder of a run's whole language model, for a while: an adapter is merged into its base.
+
+    Raises:
+        WeitiaoError: what was tuned cannot be merged.
+    """
+    from weitiao.stages._predictor import Run
+
+    trained = Run(run)
+    description = trained.description
+    tuning = make_member("tuning", description["tuning"], description["tuning_options"])
+    tuning.merge(trained.model)
+    with tempfile.TemporaryDirectory(prefix="weitiao-") as name:
+        trained.model.backbone.save(Path(name))
+        for path in trained.model_folder.iterdir():
+            if path.suffix in (".json", ".jinja") and path.name not in (DESCRIPTION, "adapter_config.json"):
+                shutil.copy(path, name)
+        yield Path(name)
+
+
+def is_adapter(run: str) -> bool:
+    """Whether a run holds a language model as an adapter over its base."""
+    folder = Path(run) / "model" if (Path(run) / "model").is_dir() else Path(run)
+    if not (folder / DESCRIPTION).is_file() or (folder / "config.json").is_file():
+        return False
+    from weitiao.models.saving import read_description
+
+    return read_description(folder)["head"]["type"] == "language"
 
 
 def _copy_tokenizer(source: Path, new: Path) -> None:

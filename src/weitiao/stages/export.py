@@ -61,8 +61,15 @@ def run(config: Config) -> Iterator[Event]:
                 f"{folder} 已存在。请换一个目录，或加上 --overwrite",
             )
         )
-    from weitiao.stages._export_decoder import export_decoder, find_decoder, read_texts
+    from weitiao.stages._export_decoder import export_decoder, find_decoder, is_adapter, merged, read_texts
 
+    if is_adapter(config.run):
+        with merged(config.run) as whole:
+            texts = read_texts(config.texts)
+            yield from export_decoder(
+                whole, folder, name=Path(config.run).name, bits=config.bits, texts=texts
+            )
+        return
     if decoder := find_decoder(config.run):
         name = Path(config.run).name
         texts = read_texts(config.texts)
