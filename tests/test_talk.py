@@ -63,6 +63,7 @@ def test_several_prompts_are_answered_as_each_alone(capsys, monkeypatch, llama, 
     assert [line["prompt"] for line in lines] == ["the end", "你好 the a"]
     alone = [said(capsys, "generate", str(llama), line["prompt"], *options).rstrip("\n") for line in lines]
     assert [line["generated_text"] for line in lines] == alone
+    assert api.generate(llama, [line["prompt"] for line in lines], max_new_tokens=10) == alone
     out = tmp_path / "answers.jsonl"
     said(capsys, "generate", str(llama), "the end", "--output", str(out), *options)
     assert json.loads(out.read_text("utf-8"))["generated_text"] == alone[0]

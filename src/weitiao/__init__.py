@@ -10,7 +10,7 @@ from typing import Any
 
 from weitiao.core.version import __version__
 
-__all__ = ["__version__", "compare", "evaluate", "export", "finetune", "load", "predict"]
+__all__ = ["__version__", "compare", "evaluate", "export", "finetune", "generate", "load", "predict"]
 
 
 def __getattr__(name: str) -> Any:

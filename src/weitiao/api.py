@@ -85,14 +85,36 @@ def predict(run: "str | Path | Run | Predictor", texts: Sequence[Any]) -> list[A
     return (load(run) if isinstance(run, str | Path) else run).predict(texts)
 
 
-def load(folder: str | Path, **settings: Any) -> Any:
+def generate(
+    run: "str | Path | Run", prompts: Sequence[str], *, show: bool = False, **settings: Any
+) -> list[str]:
+    """What a language model writes for some prompts: a run, a bundle's folder, or a model's name.
+
+    Args:
+        settings: the settings of ``weitiao generate --help``, with underscores.
+    """
+    from weitiao.stages import generate as stage
+
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    values = {"run": str(getattr(run, "folder", run)), "prompts": prompts, **settings}
+    result = _consume(stage.run(build(stage.Config, values)), show)[-1].as_json()["result"]
+    return [one["generated_text"] for one in result.get("jsonl", [result])]
+
+
+def load(folder: str | Path | Sequence[str | Path], **settings: Any) -> Any:
     """A run that was trained before; or a bundle, which needs no torch.
 
     Args:
+        folder: its folder; or a list of runs' folders, for a list of runs: adapters of one base, as lora's or
+            prefix's, then hold the base's weights in memory once.
         settings: for a bundle: ``engine``, ``precision``, ``threads`` (see ``weitiao.runtime.load``).
     """
     from weitiao.runtime.bundle import is_bundle
 
+    if not isinstance(folder, str | Path):
+        from weitiao.stages._predictor import open_together
+
+        return open_together(folder)
     if is_bundle(folder):
         from weitiao.runtime import load as load_bundle
 

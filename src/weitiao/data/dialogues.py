@@ -1,7 +1,7 @@
 """Dialogues as they come: alpaca's instruction/input/output, sharegpt's conversations, OpenAI's messages, told apart.
 
-Each becomes ``[{"role": "system" | "user" | "assistant", "content"}, ...]``. Pairs for preference tuning have two answers
-to the same dialogue, ``chosen`` and ``rejected``.
+Each becomes ``[{"role": "system" | "user" | "assistant", "content"}, ...]``. Pairs for preference tuning have two
+answers to the same dialogue, ``chosen`` and ``rejected``.
 """
 
 import json

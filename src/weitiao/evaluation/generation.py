@@ -87,6 +87,7 @@ class Generation(Evaluation):
                 "rouge_l": values[row],
             }
             for row in order.tolist()
+            if values[row] < 1
         ]
 
     def details(self, predictions: Predictions) -> dict[str, Any]:

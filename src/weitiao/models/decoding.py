@@ -1,10 +1,10 @@
 """A decoder that writes: its weights laid out for one token after the other, and what it has read.
 
 What makes it faster than calling the layers: products with one input are one product, norms' weights lie in the
-products after them, the halves that positions turn stand side by side so that turning is one complex product, the cache
-is there beforehand, and no mask is made where none is needed.
+products after them, the halves that positions turn stand side by side so that turning is one complex product, the
+cache is there beforehand, and no mask is made where none is needed.
 
-Shapes: B texts, L new tokens of each, C places of the cache, K heads of keys, G queries' heads to each, d a head's size.
+Shapes: B texts, L new tokens of each, C places of the cache, D hidden size, V pieces of the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class _Layer:
 
 
 class Decoding:
-    """Gives scores as ``generation.writing.Scores``. A copy of the decoder's weights as they are now, adapters included.
+    """Gives scores as ``generation.writing.Scores``: a copy of a decoder's weights as they are now, adapters included.
 
     Args:
         decoder: on any device; what is adapted in it must be linear in its input (LoRA and its kin).

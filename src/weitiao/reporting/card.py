@@ -19,6 +19,11 @@ PIPELINE_TAGS = {
     "relation_extraction": "text-classification",
     "text_matching": "sentence-similarity",
     "image_classification": "image-classification",
+    "image_text_matching": "zero-shot-image-classification",
+    "image_to_text": "visual-question-answering",
+    "chat": "text-generation",
+    "summarization": "summarization",
+    "text_generation": "text-generation",
     "masked_lm": "fill-mask",
     "causal_lm": "text-generation",
 }
@@ -167,11 +172,17 @@ def _training(metrics: Metrics, config: Mapping[str, Any]) -> str:
 def _loading(folder: Path, metrics: Metrics) -> str:
     name = folder.resolve().name
     example = say("The screen died after a week.", "物流很快，包装也好")
-    if metrics.get("task") == "image_classification":
+    asked, command = "", "predict"
+    if metrics.get("task") in ("chat", "text_generation"):
+        command, example = "generate", say("What is a digit?", "用一句话介绍机器学习")
+    if str(metrics.get("task", "")).startswith("image_"):
         example = "picture.png"
+    if metrics.get("task") == "image_to_text":
+        asked = say(' --ask "Which digit is this?"', ' --ask "这是数字几？"')
+    item = (example, say("a red heart", "红心")) if metrics.get("task") == "image_text_matching" else example
     parts = [
-        f"```python\nimport weitiao\n\nrun = weitiao.load({name!r})\nrun.predict([{example!r}])\n```",
-        f'```\nweitiao predict {shlex.quote(name)} "{example}"\n```',
+        f"```python\nimport weitiao\n\nrun = weitiao.load({name!r})\nrun.predict([{item!r}])\n```",
+        f'```\nweitiao {command} {shlex.quote(name)} "{example}"{asked}\n```',
     ]
     if opens := (metrics.get("model") or {}).get("opens_in_transformers"):
         parts.append(f"transformers: {_plain(opens, 2000)}")

@@ -1,4 +1,4 @@
-"""What a language model's folder says of how it is asked: its tokenizer, its chat template, the tokens that end an answer.
+"""What a language model's folder says of how it is asked: tokenizer, chat template, the tokens that end an answer.
 
 A template is Jinja, rendered in a sandbox as ``transformers`` does, and only to find the fixed texts it is made of
 (``generation.chat``). A model that has none gets a plain one, which is written into the folder of what is trained.
@@ -70,7 +70,7 @@ def template_of(folder: Path) -> dict[str, Any] | None:
     if found is None:
         raise WeitiaoError(
             say(
-                f"{folder}: its chat template is more than fixed texts around messages, which is all that is supported. "
+                f"{folder}: its chat template is more than fixed texts around messages, and only those are supported. "
                 f"Put a simpler one into {TEMPLATE_FILE}",
                 f"{folder}：其对话模板不只是消息前后的固定文本，暂不支持。请在 {TEMPLATE_FILE} 中换用更简单的模板",
             )

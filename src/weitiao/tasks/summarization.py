@@ -30,7 +30,7 @@ INSTRUCTIONS = {
 
 @dataclass
 class Summarization(Generation):
-    """The text is put into an instruction; one that is too long is cut at its end, never the instruction or the answer."""
+    """The text is put into an instruction; if it is too long its end is cut, never the instruction or the answer."""
 
     max_new_tokens: int = option(64, "tokens of a summary at most", "摘要的最大词元数", least=1)
     instruction: str = option(
