@@ -27,10 +27,11 @@ from weitiao.stages._resume import MAY_CHANGE, is_complete, stored
 EXAMPLES = (
     "weitiao compare --data reviews.csv --tuning full,lora,adalora,adapter,prefix --seeds 3 --output runs/compare",
     "weitiao compare --data reviews.csv --tuning full,lora --objective cross_entropy,cross_entropy+r_drop",
+    "weitiao compare --data news.csv --tuning full --lexicon finance.csv --ablate lexicon",
     "weitiao compare --output runs/compare --resume",
 )
-GROWS = frozenset({"tuning", "objective", "seeds"})
-OWN = frozenset({"seeds", "resume", "overwrite"})  # what the runs of a comparison are not given
+GROWS = frozenset({"tuning", "objective", "seeds", "ablate"})
+OWN = frozenset({"seeds", "ablate", "resume", "overwrite"})  # what the runs of a comparison are not given
 FILES = ("config.yaml", "comparison.json", "README.md", "compare.html")
 
 
@@ -52,6 +53,11 @@ class Config(finetune.Config):
         "每种方法训练几次，种子依次为 SEED、SEED+1……",
         least=1,
         most=100,
+    )
+    ablate: list[str] = option(
+        [],
+        "settings that each method is also trained without, a,b,c: did they help?",
+        "消融：每种方法再分别去掉这些设置训练一次，a,b,c，看它们是否有用",
     )
     output: str = option("", "the comparison's folder (default: runs/compare-<data>)",
                          "比较结果的目录（默认 runs/compare-<数据名>）")  # fmt: skip
@@ -141,23 +147,42 @@ def plan(config: Config) -> list[Member]:
         raise WeitiaoError(
             say("No method: name some with --tuning full,lora", "没有方法：请用 --tuning full,lora 指定")
         )
+    ablated = ["", *dict.fromkeys(name.replace("-", "_") for name in config.ablate)]
+    for name in ablated[1:]:
+        _check_ablated(config, name)
     return [
-        _member(config, tuning, objective, config.seed + number)
+        _member(config, tuning, objective, config.seed + number, without)
         for number in range(config.seeds)
         for tuning in tunings
         for objective in objectives
+        for without in ablated
     ]
 
 
-def _member(config: Config, tuning: str, objective: str, seed: int) -> Member:
+def _check_ablated(config: Config, name: str) -> None:
+    """Refuse to leave out what is not there."""
+    known = options(Config)
+    given = config.member_values if name not in known else {name: getattr(config, name)}
+    if name in OWN | {"data", "output", "tuning", "objective"} or given.get(name) in (None, "", [], {}):
+        raise WeitiaoError(
+            say(
+                f"--ablate {name}: that is none of the settings given, so it cannot be left out",
+                f"--ablate {name}：没有给出这项设置，无法去掉它作对照",
+            )
+        )
+
+
+def _member(config: Config, tuning: str, objective: str, seed: int, without: str = "") -> Member:
     name = f"{tuning}, {objective}" if objective else tuning
+    name += f", without {without}" if without else ""
     folder = Path(config.output) / "runs" / f"{re.sub('[^a-z0-9_.+-]+', '-', name)}-{seed}"
     values = {key: getattr(config, key) for key in options(Config) if key not in OWN}
     values |= {"tuning": tuning, "objective": objective, "seed": seed, "output": str(folder)}
     values["split_seed"] = config.seed if config.split_seed is None else config.split_seed
     known = member_options(finetune.Config, values)
     given = {key: value for key, value in config.member_values.items() if key in known}
-    return Member(name, seed, build(finetune.Config, values | given))
+    settings = {key: value for key, value in (values | given).items() if key != without}
+    return Member(name, seed, build(finetune.Config, settings))
 
 
 def _settled(config: Config) -> Config:
