@@ -109,9 +109,11 @@ def test_a_run_resumed_in_the_middle_ends_in_the_same_weights(tiny_model, tmp_pa
     model, parts = begin()
     for event in train(parts):
         if event.step == 4:
-            path = checkpoint.save(tmp_path, model, parts.optimizer, {"step": 4})
+            state = {"step": 4, "objective": parts.losses.__self__.state()}
+            path = checkpoint.save(tmp_path, model, parts.optimizer, state)
     again, parts = begin()
     state = checkpoint.load(path, again, parts.optimizer)
+    parts.losses.__self__.load_state(state["objective"])
     assert len(list(train(parts, state["step"]))) == 2
     close(weights(again), weights(model), atol=0, rtol=0)
 
@@ -135,6 +137,8 @@ CUT = [n for n in ADDITIONS if n != "smart" and not catalogue.member("objectives
 @pytest.mark.parametrize("head", [None, TOKENS], ids=["text", "token"])
 @pytest.mark.parametrize("name", CUT)
 def test_a_step_in_parts_has_the_gradient_of_the_whole(tiny_model, name, head):
+    if head and head["type"] not in catalogue.member("objectives", name).heads:
+        pytest.skip("it is for whole texts")
     encoded = table(16)
     if head:
         random = np.random.default_rng(0)

@@ -18,6 +18,7 @@ from weitiao.training.hooks import Hooks
 from weitiao.training.loop import Parts, make_accelerator
 from weitiao.training.optimizer import make_optimizer, make_schedule
 
+RULES = Path(__file__).parent / "toy_rules.yaml"
 POOLED = {"type": "pooled", "outputs": 3, "pooling": "mean"}
 
 
@@ -66,7 +67,10 @@ def make_parts(
 ) -> Parts:
     """The parts of a run, without warm-up; ``options`` are the objective's."""
     batches = Batches(encoded, batch_size, 0, micro_tokens=micro_tokens, remap=remap)
-    composed = compose(objective, options)
+    composed = compose(objective, {"group_column": "group", "rules": str(RULES)} | options)
+    if composed.needs_facts:
+        texts, groups = [f"text {i}" for i in range(len(encoded))], ["ab"[i % 2] for i in range(len(encoded))]
+        encoded.facts = composed.facts(texts, groups, ["a", "b", "c"])
     composed.prepare(torch.from_numpy(np.asarray(getattr(encoded.targets, "values", encoded.targets))), 3)
     if composed.compares_examples:
         batches.micro_tokens = 0
