@@ -23,7 +23,8 @@ TEXTS = [
     "查一下余额",
     "bad card",
 ]
-TUNINGS = catalogue.members("tuning")
+# The bridge adapts a language model that is shown pictures: tests/test_picture_words.py.
+TUNINGS = [name for name in catalogue.members("tuning") if name != "bridge"]
 
 
 def test_the_families_have_these_members():

@@ -27,6 +27,7 @@ from weitiao.data.readers import read_splits, read_table
 from weitiao.models.backbone import open_backbone
 from weitiao.models.images import Images
 from weitiao.models.vision import make
+from weitiao.tasks._pictures import Ground
 from weitiao.training.affine import Affine
 
 NAMES = {"train": "train", "test": "t10k"}
@@ -338,13 +339,18 @@ def test_a_run_learns_and_shows_its_errors(run, toy):
     scores = run.metrics["evaluation"]["test"]["scores"]
     assert scores["accuracy"] >= 0.9
     assert {path.name for path in (run.folder / "model").iterdir()} == {
-        "config.json", "model.safetensors", "head.safetensors", "weitiao.json",
+        "config.json", "model.safetensors", "head.safetensors", "weitiao.json", "pictures.json",
     }  # fmt: skip
     assert (
         not run.metrics["evaluation"]["test"]["slices"]
         or run.metrics["evaluation"]["test"]["slices"][0]["by"] == "label"
     )
     assert weitiao.evaluate(run, toy)["accuracy"] == scores["accuracy"]
+    page = (run.folder / "report.html").read_text("utf-8")
+    assert "pictures/s" in page and "tokens/s" not in page
+    assert "tokens_per_second" not in run.metrics["cost"]
+    notes = " ".join(event["text"] for event in run.events if event["event"] == "note")
+    assert "pictures held out to choose" in notes and "texts" not in notes
     card = (run.folder / "README.md").read_text("utf-8")
     assert "pipeline_tag: image-classification" in card and "language:" not in card
     assert "img-src data:" in (run.folder / "report.html").read_text("utf-8")
@@ -363,6 +369,29 @@ def test_errors_are_pictures_in_the_report_and_rows_in_the_table(toy, tmp_path):
     page = (run.folder / "report.html").read_text("utf-8")
     assert page.count("<img src=") == len(errors) and errors[0]["picture"] in page
     assert "base64" not in (run.folder / "errors.csv").read_text("utf-8")
+
+
+def test_dark_on_light_is_read_as_the_training_pictures_were(run, tmp_path):
+    images, labels = bars(6, 5)
+    for number, image in enumerate(images):
+        Image.fromarray(255 - image).save(tmp_path / f"{number}.png")
+    found = weitiao.predict(run, [str(tmp_path / f"{number}.png") for number in range(6)])
+    assert [answer["label"] for answer in found] == [str(label) for label in labels]
+    assert weitiao.load(run.folder).tokenizer.settled_mean < 64
+    code, said = command("predict", run.folder, tmp_path)
+    assert code == 0 and "6 pictures have the ground that the training pictures have not" in said
+
+
+@pytest.mark.parametrize(("border", "inverted"), [(10.0, True), (128.0, False), (250.0, False)])
+def test_only_a_clear_ground_inverts(tmp_path, border, inverted):
+    (tmp_path / "pictures.json").write_text(f'{{"border_mean": {border}}}')
+    light = np.full((1, 6, 6, 1), 255, np.uint8)
+    light[:, 2:4, 2:4] = 0
+    ground = Ground(tmp_path)
+    assert (ground.settled(light) == (255 - light if inverted else light)).all()
+    assert ground.inverted == inverted
+    photograph = np.full((1, 6, 6, 1), 120, np.uint8)
+    assert (ground.settled(photograph) == photograph).all()
 
 
 def test_predict_reads_files_and_folders_and_counts_conversions(run, tmp_path):

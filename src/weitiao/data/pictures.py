@@ -1,6 +1,7 @@
 """One picture: from a file or its bytes to pixels of the size and the colours a model reads, and to PNG for a page.
 
-Grey PGM files (``P5``), which is what IDX pictures become in a table, are read without Pillow; all others need it.
+Grey PGM files (``P5``), which is what IDX pictures become in a table, and sounds (WAV), whose picture is their
+spectrogram, are read without Pillow; all others need it.
 """
 
 import base64
@@ -14,7 +15,7 @@ from typing import Any
 from weitiao.core.errors import BadRow, WeitiaoError
 from weitiao.core.messages import say
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff", ".wav")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 MOST_PIXELS = 100_000_000  # a small file can unfold to gigabytes
 _PGM = re.compile(rb"P5 (\d+) (\d+) 255\n")
@@ -46,11 +47,21 @@ def decode(picture: str | bytes, size: int, channels: int) -> tuple[bytes, str]:
         width, height = int(head[1]), int(head[2])
         if channels == 1 and width == height == size and len(picture) == head.end() + size * size:
             return picture[head.end() :], ""
+    if _is_sound(picture):
+        from weitiao.data.spectrogram import spectrogram
+
+        return spectrogram(picture, size).repeat(channels).tobytes(), ""
     image = _opened(picture)
     was = f"{image.width}x{image.height} {image.mode}"
     mode = {1: "L", 3: "RGB"}[channels]
     same = image.mode == mode and image.size == (size, size)
     return _fitted(_flat(image, mode), size).tobytes(), "" if same else was
+
+
+def _is_sound(picture: str | bytes) -> bool:
+    if isinstance(picture, bytes):
+        return picture[:4] == b"RIFF" and picture[8:12] == b"WAVE"
+    return picture.lower().endswith(".wav")
 
 
 def _opened(picture: str | bytes) -> Any:

@@ -11,13 +11,15 @@ DEPTHLESS = 1 << 30  # the ``max_length`` of a model whose inputs are all of one
 
 @dataclass(frozen=True)
 class Images:
-    """One micro-batch of pictures: ``pixels_BCHW``, fp32 in 0 .. 1."""
+    """One micro-batch of pictures: ``pixels_BCHW``, fp32 in 0 .. 1; and features of their captions, where they have any."""
 
     pixels_BCHW: Tensor
+    features_BKF: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Images":
         """The same pictures on another device."""
-        return Images(self.pixels_BCHW.to(device))
+        features = None if self.features_BKF is None else self.features_BKF.to(device)
+        return Images(self.pixels_BCHW.to(device), features)
 
 
 @dataclass(frozen=True)

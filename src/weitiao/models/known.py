@@ -1,10 +1,12 @@
 """The pretrained models that Weitiao knows by name, and where each can be had."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.core.runs import read_json, sha256
 from weitiao.core.safe_files import check_model_folder, read_safe_json
 from weitiao.core.sources import Package, Resolved, Source, Tell, cached, resolve
 
@@ -103,12 +105,32 @@ CONVERTERS = {"e5_file": _convert_e5, "gguf_file": _convert_gguf}
 
 
 def resolve_model(name: str | Path = DEFAULT, tell: Tell | None = None) -> Resolved:
-    """The folder of a model: a folder, a known name, or a hub id ``owner/name``, fetched if need be.
+    """The folder of a model: a folder (also a run's, with ``model`` in it), a known name, or a hub id, fetched if need be.
 
     Raises:
         WeitiaoError: no such model, no route to it, or a folder that cannot be opened safely.
     """
+    inside = Path(name).expanduser() / "model"
+    if (inside / "config.json").is_file() and not (inside.parent / "config.json").exists():
+        name = inside
     return resolve(name, KNOWN, CONVERTERS, tell, kind="model", check=check_folder)
+
+
+def pooling(wish: str, name: str, config: dict[str, Any]) -> str:
+    """How the texts of a model are pooled: as wished, or (``auto``) as a known model was trained, else by the mean.
+
+    Raises:
+        WeitiaoError: the model has no pooler of its own.
+    """
+    if wish == "own" and config.get("model_type") != "bert":
+        raise WeitiaoError(
+            say(
+                "--pooling own is for BERT's pooler; use mean or cls",
+                "--pooling own 仅适用于 BERT 的 pooler；请用 mean 或 cls",
+            )
+        )
+    known = KNOWN.get(name)
+    return (known.pooling if known else "mean") if wish == "auto" else wish
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -125,6 +147,20 @@ def list_models() -> list[dict[str, Any]]:
         }
         for source in KNOWN.values()
     ]
+
+
+def weights_hash(folder: Path) -> str:
+    """The SHA-256 of a model's weights: of its file, or of all its files' hashes where there are several.
+
+    Taken from the cache's manifest where it is there.
+    """
+    manifest = folder / "manifest.json"
+    known = read_json(manifest).get("files", {}) if manifest.exists() else {}
+    found = []
+    for file in sorted(folder.glob("model*.safetensors")):
+        entry = known.get(file.name) or sha256(file)
+        found.append(entry["sha256"] if isinstance(entry, dict) else entry)
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def check_folder(folder: Path) -> None:

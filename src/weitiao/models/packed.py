@@ -43,7 +43,8 @@ class Packed:
     """One micro-batch of texts, sorted by length.
 
     ``ids_T`` and ``positions_T`` are int64 ``[T]``, and so is ``types_T``, each token's segment (0 for the
-    first text of a pair, 1 for the second); None where all are 0.
+    first text of a pair, 1 for the second); None where all are 0. ``features_BKF`` are those of K pictures that come
+    with each text (see ``bridge``).
     """
 
     ids_T: Tensor
@@ -51,6 +52,7 @@ class Packed:
     lengths_B: Tensor
     groups: tuple[Group, ...]
     types_T: Tensor | None = None
+    features_BKF: Tensor | None = None
 
     @cached_property
     def starts_B(self) -> Tensor:
@@ -70,7 +72,8 @@ class Packed:
 
         groups = tuple(group.to(device) for group in self.groups)
         ids, positions, lengths = (t.to(device) for t in (self.ids_T, self.positions_T, self.lengths_B))
-        return Packed(ids, positions, lengths, groups, _move(self.types_T, device))
+        types, features = _move(self.types_T, device), _move(self.features_BKF, device)
+        return Packed(ids, positions, lengths, groups, types, features)
 
 
 def _move(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:

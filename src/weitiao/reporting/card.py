@@ -27,6 +27,7 @@ PIPELINE_TAGS = {
     "masked_lm": "fill-mask",
     "causal_lm": "text-generation",
 }
+PRETRAINED = ("masked_lm", "causal_lm")  # what other models begin with
 LANGUAGE_SHARE = 0.05  # of the evaluated texts, from which on a language is named
 Metrics = Mapping[str, Any]
 
@@ -91,9 +92,13 @@ def _what(folder: Path, metrics: Metrics) -> str:
     name, tuning = _code(model.get("name", "?")), _plain(model.get("tuning", "?"))
     task = say(*TASKS.get(metrics.get("task", ""), (metrics.get("task", ""),) * 2))
     title = f"# {_plain(folder.resolve().name)}"
-    said = say(
-        f"{task}: {name} fine-tuned ({tuning}) with Weitiao.",
-        f"{task}模型：由 Weitiao 在 {name} 上微调（{tuning}）得到。",
+    said = (
+        say(f"{task}: {name} pretrained with Weitiao.", f"{task}：由 Weitiao 在 {name} 上预训练得到。")
+        if metrics.get("task") in PRETRAINED
+        else say(
+            f"{task}: {name} fine-tuned ({tuning}) with Weitiao.",
+            f"{task}模型：由 Weitiao 在 {name} 上微调（{tuning}）得到。",
+        )
     )
     split = main_split(metrics)
     labels = metrics["evaluation"][split].get("labels", []) if split else []
@@ -180,13 +185,21 @@ def _loading(folder: Path, metrics: Metrics) -> str:
     if metrics.get("task") == "image_to_text":
         asked = say(' --ask "Which digit is this?"', ' --ask "这是数字几？"')
     item = (example, say("a red heart", "红心")) if metrics.get("task") == "image_text_matching" else example
+    if metrics.get("task") in PRETRAINED:
+        parts = [
+            f"```\nweitiao finetune --data reviews.csv --model {shlex.quote(name)} --output runs/reviews\n```"
+        ]
+        return _chapter(say("How to load it", "如何加载"), *parts, _opens(metrics))
     parts = [
         f"```python\nimport weitiao\n\nrun = weitiao.load({name!r})\nrun.predict([{item!r}])\n```",
         f'```\nweitiao {command} {shlex.quote(name)} "{example}"{asked}\n```',
     ]
-    if opens := (metrics.get("model") or {}).get("opens_in_transformers"):
-        parts.append(f"transformers: {_plain(opens, 2000)}")
-    return _chapter(say("How to load it", "如何加载"), *parts)
+    return _chapter(say("How to load it", "如何加载"), *parts, _opens(metrics))
+
+
+def _opens(metrics: Metrics) -> str:
+    opens = (metrics.get("model") or {}).get("opens_in_transformers")
+    return f"transformers: {_plain(opens, 2000)}" if opens else ""
 
 
 def _limits(metrics: Metrics) -> str:

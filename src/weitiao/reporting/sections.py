@@ -105,6 +105,8 @@ def _cost_tiles(metrics: Report) -> str:
     if cost.get("actual_seconds"):
         speed = cost.get("tokens_per_second")
         small = both(f"{speed:,.0f} tokens/s", f"{speed:,.0f} 词元/秒") if speed else ""
+        if pictures := cost.get("pictures_per_second"):
+            small = both(f"{pictures:,.0f} pictures/s", f"{pictures:,.0f} 张/秒")
         spent = duration(cost["actual_seconds"])
         tiles += (
             f"<div><dt>{both('Training time', '训练用时')}</dt><dd>{spent}<small>{small}</small></dd></div>"

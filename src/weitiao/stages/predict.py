@@ -84,6 +84,7 @@ def run(config: Config) -> Iterator[Event]:
         answers += [
             _shown(item, answer, key) for item, answer in zip(items, model.predict(items), strict=True)
         ]
+    yield from _inverted(model)
     if config.output:
         import json
 
@@ -170,6 +171,20 @@ def _converted(items: list[Any], model: Any) -> Iterator[Event]:
 
         for finding in model.task.findings(columns_of(records_of(model.task, items))):
             yield NoteEvent(finding.message, "warning")
+
+
+def _inverted(model: Any) -> Iterator[Event]:
+    """Say how many pictures were light where the training pictures are dark, or the other way round."""
+    if _reads_pictures(model) and (reader := getattr(model, "tokenizer", None)) is not None:
+        count = getattr(getattr(reader, "ground", reader), "inverted", 0)
+        if count:
+            yield NoteEvent(
+                say(
+                    f"{count:,} pictures have the ground that the training pictures have not (dark on light, or light on "
+                    "dark): inverted",
+                    f"{count:,} 张图片的底色与训练图片相反（浅底深字或深底浅字）：已反相",
+                )
+            )
 
 
 def _shown(item: Any, answer: Any, key: str = "text") -> dict[str, Any]:
