@@ -21,8 +21,31 @@ from weitiao.core.messages import say
 
 # Temporary names of what a run writes, and of what it replaces.
 LEFTOVER = re.compile(
-    r"\.(model|config\.yaml|metrics\.json|errors\.csv|report\.html|README\.md|step-\d+)\.(old-\d+|[a-z0-9_]{8})"
+    r"\.(model|corpus|config\.yaml|metrics\.json|errors\.csv|report\.html|README\.md|step-\d+)\.(old-\d+|[a-z0-9_]{8})"
 )
+
+
+CURRENT = "current"  # in a run folder: which of its updates answers, as ``updates/2``
+
+
+def promoted(folder: Path) -> Path:
+    """The folder of the update that answers for a run: the run's own, unless ``weitiao update`` promoted one.
+
+    Raises:
+        WeitiaoError: the file ``current`` names no update that is there.
+    """
+    file = folder / CURRENT
+    if not file.is_file():
+        return folder
+    name = file.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"updates/\d+", name) or not (folder / name).is_dir():
+        raise WeitiaoError(
+            say(
+                f"{file} names '{name[:40]}', which is no update of this run: write updates/N into it, or remove it",
+                f"{file} 的内容“{name[:40]}”不是本次运行的更新：请写入 updates/N，或删除该文件",
+            )
+        )
+    return folder / name
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ class _CausalAttention(torch.autograd.Function):
     Padding needs no mask: it stands after a text's tokens, where no query of theirs looks.
     """
 
+    # Products are not written into slices: for those, torch computes them matrix by matrix.
     @staticmethod
     def forward(ctx: Any, q_TD: Tensor, k_TD: Tensor, v_TD: Tensor, packed: Packed, heads: int) -> Tensor:
         out_TD, saved = torch.empty_like(q_TD), []
@@ -36,7 +37,7 @@ class _CausalAttention(torch.autograd.Function):
                 )
                 scores[:, :, a:b] += _later(b - a, scores)
                 shares.append(torch.softmax(scores, -1))
-                torch.bmm(shares[-1].to(v.dtype), v[:, :b], out=out[:, a:b])
+                out[:, a:b] = torch.bmm(shares[-1].to(v.dtype), v[:, :b])
             together(out, group, heads, out_TD)
             saved += [q, k, v, *shares]
         ctx.save_for_backward(*saved)
@@ -54,13 +55,13 @@ class _CausalAttention(torch.autograd.Function):
             g_q, g_k, g_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
             for a, b in _blocks(group.length):
                 shares = next(saved)
-                g_v[:, :b].baddbmm_(shares.to(v.dtype).transpose(1, 2), grad[:, a:b])
+                g_v[:, :b] += torch.bmm(shares.to(v.dtype).transpose(1, 2), grad[:, a:b])
                 slopes = torch.bmm(grad[:, a:b], v[:, :b].transpose(1, 2)).to(shares.dtype)
                 # The softmax's own gradient, p * (g - sum(g * p)), in fp32 like its forward pass.
                 slopes = torch._softmax_backward_data(slopes, shares, -1, shares.dtype)
                 slopes = slopes.mul_(q.shape[-1] ** -0.5).to(q.dtype)
-                torch.bmm(slopes, k[:, :b], out=g_q[:, a:b])
-                g_k[:, :b].baddbmm_(slopes.transpose(1, 2), q[:, a:b])
+                g_q[:, a:b] = torch.bmm(slopes, k[:, :b])
+                g_k[:, :b] += torch.bmm(slopes.transpose(1, 2), q[:, a:b])
             for whole, part in zip(grads, (g_q, g_k, g_v), strict=True):
                 together(part, group, heads, whole)
         return (*grads, None, None)

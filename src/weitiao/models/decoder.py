@@ -222,7 +222,7 @@ class Decoder(nn.Module):
 
         Args:
             dropout: taken for the sake of other backbones: a Llama has none.
-            inputs_TD: embeddings to read in place of those of ``packed.ids_T``, which then only give the texts' lengths.
+            inputs_TD: embeddings to read in place of those of ``packed.ids_T``, which then give lengths only.
             rows_R: only these tokens' states are wanted, ``[R, D]``.
         """
         x_TD = self.embed(packed.ids_T) if inputs_TD is None else inputs_TD
@@ -299,7 +299,7 @@ class Decoder(nn.Module):
         return cos[positions].unsqueeze(-2), sin[positions].unsqueeze(-2)
 
     def _begin(self) -> None:
-        """Normal weights; what is added to the residual stream smaller, by the number of additions (Radford et al. 2019)."""
+        """Normal weights; what is added to the residual stream smaller, by how often (Radford et al. 2019)."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 added = name.endswith(("o_proj.weight", "down_proj.weight"))

@@ -3,15 +3,19 @@
 import dataclasses
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weitiao.core.config import build, default, read_yaml
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, NoteEvent, ResultEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import read_json
+
+if TYPE_CHECKING:
+    from weitiao.stages._training import Training
+    from weitiao.training.loop import Parts
 
 MAY_CHANGE = frozenset(
     {"output", "resume", "threads", "trackers"}
@@ -65,6 +69,34 @@ def same_data(began_with: dict[str, str], sources: dict[str, dict[str, Any]]) ->
             )
 
 
+def gone_on(run: "Training", parts: "Parts") -> Generator[Event, None, int]:
+    """Go on from the newest complete checkpoint; returns the step to begin with."""
+    if not run.config.resume:
+        return 0
+    from weitiao.training import checkpoint
+
+    skipped: list[str] = []
+    path = checkpoint.newest(run.checkpoints, skipped=skipped)
+    for name in skipped:
+        yield NoteEvent(
+            say(f"Checkpoint {name} is damaged and was skipped", f"检查点 {name} 已损坏，已跳过"),
+            "warning",
+        )
+        shutil.rmtree(run.checkpoints / name, ignore_errors=True)
+    if path is None:
+        yield NoteEvent(
+            say("No complete checkpoint: starting from the beginning", "没有完整的检查点：从头开始"),
+            "warning",
+        )
+        return 0
+    same_data(read_json(path / "state.json").get("data", {}), run.data.sources)
+    state = checkpoint.load(path, run.model, parts.optimizer, parts.hooks)
+    run.best = state["best"]
+    run.objective.load_state(state.get("objective", {}))
+    yield NoteEvent(say(f"Going on from step {state['step']}", f"从第 {state['step']} 步继续"))
+    return state["step"]
+
+
 def is_complete(folder: Path) -> bool:
     """Whether nothing is left to do: the report is written last."""
     return all((folder / name).exists() for name in ("model", "metrics.json", "report.html"))
@@ -84,7 +116,7 @@ def already_done(folder: Path) -> Iterator[Event]:
     yield ResultEvent(str(folder), {"scores": scores})
 
 
-def how_to_resume(folder: Path) -> str:
+def how_to_resume(folder: Path, stage: str = "finetune") -> str:
     """The command that goes on with a run."""
-    command = shlex.join(["weitiao", "finetune", "--output", str(folder), "--resume"])
+    command = shlex.join(["weitiao", stage, "--output", str(folder), "--resume"])
     return say(f"Go on with: {command}", f"继续：{command}")

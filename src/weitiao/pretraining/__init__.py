@@ -1,0 +1,1 @@
+"""Objectives of pretraining: what a corpus is turned into, and what is predicted of it."""
