@@ -13,7 +13,10 @@ from weitiao.core.errors import WeitiaoError, unknown_name
 from weitiao.core.messages import say
 
 PACKAGE = Path(__file__).resolve().parent.parent
-FAMILIES = ("tasks", "tuning", "objectives", "evaluation", "augmentation", "compression", "engines", "stages")
+FAMILIES = (
+    "tasks", "tuning", "objectives", "evaluation", "augmentation", "few_shot", "selection", "continual", "pretraining",
+    "compression", "engines", "stages",
+)  # fmt: skip
 
 
 def canonical(name: str) -> str:
@@ -96,6 +99,10 @@ def _contract(family: str) -> type:
         "objectives": "Objective",
         "evaluation": "Evaluation",
         "augmentation": "Augmentation",
+        "few_shot": "FewShot",
+        "selection": "Selection",
+        "continual": "Continual",
+        "pretraining": "Pretraining",
         "compression": "Compression",
         "engines": "Engine",
     }

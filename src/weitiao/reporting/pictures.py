@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from weitiao.core.messages import width
-from weitiao.reporting.text import SHARES, escape, number, shorten
+from weitiao.reporting.text import LOWER_IS_BETTER, SHARES, escape, number, shorten
 
 MOST_POINTS = 500  # of a raw loss curve; more can't be seen
 MOST_CLASSES = 30  # of a whole confusion matrix
@@ -85,14 +85,15 @@ def score_curve(events: Sequence[Mapping[str, Any]], monitor: str) -> str:
         return f"{100 * value:g}%" if monitor in SHARES else f"{value:g}"
 
     frame = _Frame(x=(0, last), y=(low - room, high + 1.6 * room), y_text=tick_text)
-    best = scores.index(high)
-    x, y = frame.at(steps[best], high)
+    top = low if monitor in LOWER_IS_BETTER else high
+    best = scores.index(top)
+    x, y = frame.at(steps[best], top)
     anchor = "end" if x > frame.width - 120 else "start" if x < frame.left + 120 else "middle"
     words = both_texts(
         x,
         y - 12,
-        f"best {number(monitor, high)}, step {steps[best]}",
-        f"最佳 {number(monitor, high)}，第 {steps[best]} 步",
+        f"best {number(monitor, top)}, step {steps[best]}",
+        f"最佳 {number(monitor, top)}，第 {steps[best]} 步",
         f'class="strong" text-anchor="{anchor}"',
     )
     dots = "".join(
