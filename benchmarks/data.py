@@ -75,6 +75,24 @@ def _stsb(split: str) -> list[Row]:
     return [{"text_a": a, "text_b": b, "label": float(score)} for a, b, score in rows]
 
 
+def _online_shopping(split: str) -> list[Row]:
+    """Reviews without repeats, good or bad; 2,000 drawn at random are the test part."""
+    read = csv.DictReader(lines("text/online_shopping_10_cats.csv.gz"))
+    texts = {row["review"].strip(): ("negative", "positive")[int(row["label"])] for row in read}
+    rows = [{"text": text, "label": label} for text, label in texts.items() if text]
+    random.Random(0).shuffle(rows)
+    return rows[:2000] if split == "test" else rows[2000:]
+
+
+def _clinc150(split: str) -> list[Row]:
+    rows = map(json.loads, lines("text/clinc150.jsonl.gz"))
+    return [{"text": row["text"], "label": row["intent"]} for row in rows if row["split"] == split]
+
+
+def _thucnews(split: str) -> list[Row]:
+    return _json(f"text/thucnews_titles_{'test' if split == 'test' else 'dev'}.jsonl.gz", "text", "label")
+
+
 def _json(path: str, *keys: str) -> list[Row]:
     return [{key: row[key] for key in keys} for row in map(json.loads, lines(path))]
 
@@ -88,6 +106,30 @@ DATASETS = {
     "finre": Dataset("relation_extraction", "accuracy", 10, _finre, 2e-4),
     "stsb_zh": Dataset("text_matching", "spearman", 5, _stsb),
 }
+
+# Labelled texts for what is learnt from few of them.
+FEW_LABELS = {
+    "csl": _csl,
+    "sst2": _sst2,
+    "online_shopping": _online_shopping,
+    "banking77": _banking77,
+    "clinc150": _clinc150,
+    "thucnews": _thucnews,
+}
+
+
+def shots(name: str, each: int, test_texts: int, seed: int) -> tuple[Path, Path]:
+    """A table of ``each`` texts a class, drawn with the seed, and a test table that is the same for every seed."""
+    train = SCRATCH / "data" / f"{name}-shots-{each}-{seed}.jsonl"
+    test = SCRATCH / "data" / f"{name}-few-test-{test_texts}.jsonl"
+    if not train.exists():
+        by_class: dict[str, list[Row]] = {}
+        for row in sample(FEW_LABELS[name]("train"), 0, seed):
+            by_class.setdefault(row["label"], []).append(row)
+        write(train, [row for label in sorted(by_class) for row in by_class[label][:each]])
+    if not test.exists():
+        write(test, sample(FEW_LABELS[name]("test"), test_texts, 0, every_label=False))
+    return train, test
 
 
 def tables(name: str, texts: int, test_texts: int, seed: int) -> tuple[Path, Path]:

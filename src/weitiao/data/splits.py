@@ -113,6 +113,40 @@ def split(
     return np.flatnonzero(~in_test).astype(np.int64), np.flatnonzero(in_test).astype(np.int64)
 
 
+def draw(labels: Sequence[str], each: int, seed: int) -> "np.ndarray":
+    """Rows with ``each`` texts of every class, at random, ascending int64.
+
+    Raises:
+        WeitiaoError: a class has fewer.
+    """
+    import numpy as np
+
+    names, classes, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    if counts.min() < each:
+        name, count = names[counts.argmin()], counts.min()
+        raise WeitiaoError(
+            say(
+                f"--shots is {each}, but the class '{name}' has only {count} texts to train on: "
+                f"--shots {count} at most, or leave it out and all texts are used",
+                f"--shots 为 {each}，但类别“{name}”只有 {count} 条训练文本：最多 --shots {count}，"
+                "或去掉该选项以使用全部文本",
+            )
+        )
+    order = np.random.default_rng(seed).permutation(len(classes))
+    return np.sort(np.concatenate([order[classes[order] == place][:each] for place in range(len(names))]))
+
+
+def folds(labels: Sequence[str], count: int, seed: int) -> "np.ndarray":
+    """The fold of each row, int64 ``[N]``; each class is spread over the folds as evenly as can be."""
+    import numpy as np
+
+    order = np.random.default_rng(seed).permutation(len(labels))
+    _, classes = np.unique(np.asarray(labels), return_inverse=True)
+    found = np.empty(len(labels), np.int64)
+    found[order[np.argsort(classes[order], kind="stable")]] = np.arange(len(labels)) % count
+    return found
+
+
 def _labels(records: "Dataset", label_key: str) -> list[list[str]]:
     """The labels of each row; numbers that are no classes become the name of their bin."""
     import numpy as np

@@ -75,8 +75,8 @@ def encoder_graph(
 
     Returns:
         inputs ``input_ids``, ``attention_mask`` (int64 ``[B, L]``), perhaps ``token_type_ids`` ``[B, L]`` and ``marks``
-        ``[B, 2]``; outputs ``outputs`` (``[B, C]``, ``[B, L, C]``, or unit vectors ``[B, D]``) and ``embedding``
-        ``[B, D]``, the unit vector of the pooled state.
+        ``[B, 2]`` (of a cloze ``[B, 1]``); outputs ``outputs`` (``[B, C]``, ``[B, L, C]``, or unit vectors ``[B, D]``)
+        and ``embedding`` ``[B, D]``, the unit vector of the pooled state.
     """
     build = Builder()
     x = _embeddings(build, tensors, shape, types)
@@ -92,7 +92,7 @@ def encoder_graph(
     floor = build("Max", norm, build.constant("tiny", 1e-12), name="embedding.floor")
     build("Div", pooled, floor, name="embedding")
     outputs = _head(build, head, head_tensors, x, pooled)
-    return _model(build, outputs, types, head["type"] == "marker")
+    return _model(build, outputs, types, {"marker": 2, "cloze": "gaps"}.get(head["type"]))
 
 
 def _embeddings(build: Builder, tensors: Mapping[str, np.ndarray], shape: Any, types: bool) -> str:
@@ -183,22 +183,29 @@ def _head(
     if kind == "embedding":
         return "embedding"
     source = x if kind == "token" else pooled
-    if kind == "marker":
-        places = build("Unsqueeze", "marks", build.ints(-1), name="marks.places")
+    if kind in ("marker", "cloze"):
+        marks = "marks"
+        if kind == "cloze":  # it reads one gap
+            marks = build("Slice", marks, build.ints(0), build.ints(1), build.ints(1), name="marks.gap")
+        places = build("Unsqueeze", marks, build.ints(-1), name="marks.places")
         marked = build("GatherND", x, places, name="marked", batch_dims=1)
         source = build("Flatten", marked, name="marked.joined", axis=1)
+    if kind == "cloze":
+        y = build.linear(source, "gap.dense", tensors["dense.weight"], tensors["dense.bias"])
+        y = build("Gelu", y, name="gap.gelu")
+        source = build.norm(y, "gap.norm", tensors["norm.weight"], tensors["norm.bias"], 1e-12)
     elif "pooler.weight" in tensors:
         y = build.linear(source, "pooler", tensors["pooler.weight"], tensors["pooler.bias"])
         source = build("Tanh", y, name="pooler.tanh")
     return build.linear(source, "head", tensors["linear.weight"], tensors["linear.bias"])
 
 
-def _model(build: Builder, outputs: str, types: bool, marks: bool) -> onnx.ModelProto:
+def _model(build: Builder, outputs: str, types: bool, marks: int | str | None) -> onnx.ModelProto:
     build("Identity", outputs, name="outputs")
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
     whole = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in names]
     if marks:
-        whole.append(helper.make_tensor_value_info("marks", TensorProto.INT64, ["batch", 2]))
+        whole.append(helper.make_tensor_value_info("marks", TensorProto.INT64, ["batch", marks]))
     found = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("outputs", "embedding")]
     initializers = [numpy_helper.from_array(value, name) for name, value in build.tensors.items()]
     graph = helper.make_graph(build.nodes, "encoder", whole, found, initializers)

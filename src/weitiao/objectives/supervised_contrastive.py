@@ -25,7 +25,7 @@ class SupervisedContrastive(Addition):
     supcon_temperature: float = option(0.1, "cosines are divided by it", "余弦除以该温度", least=0.001)
 
     fits = ("classes",)
-    heads = ("pooled", "marker")
+    heads = ("pooled", "marker", "cloze")
     compares_examples = True
 
     def prepare(self, targets: "Tensor", classes: int) -> None:

@@ -11,7 +11,7 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, NoteEvent, ProgressEvent
 from weitiao.core.messages import say
 from weitiao.data.encode import Encoded, rows_in_chunks
-from weitiao.stages._prepare import Prepared
+from weitiao.stages._prepare import Prepared, add_facts
 from weitiao.tasks.base import Task
 
 
@@ -39,7 +39,7 @@ def check(config: Any) -> None:
                 "--augment 不能与 --objective contrastive 同用：它把同批的其他文本对视为不匹配；请改用 cosent",
             )
         )
-    _members(config)
+    members(config)
 
 
 def add_copies(task: Task, prepared: Prepared, tokenizer: Any, config: Any) -> Iterator[Event]:
@@ -50,15 +50,18 @@ def add_copies(task: Task, prepared: Prepared, tokenizer: Any, config: Any) -> I
     """
     if not config.augment:
         return
-    members, random = _members(config), Random(config.seed)
+    chosen, random = members(config), Random(config.seed)
     records, made = prepared.records["train"], Counter[str]()
     parts, total, done = [prepared.encoded["train"]], len(records) * config.augment_copies, 0
     for _ in range(config.augment_copies):
         for rows in rows_in_chunks(records):
             yield ProgressEvent(say("rewriting texts", "改写文本"), done, total)
-            copies = [copy for row in rows if (copy := _copy(task, row, members, random, made)) is not None]
+            copies = [
+                copy for row in rows if (copy := rewritten(task, row, chosen, random, made)) is not None
+            ]
             if copies:
                 parts.append(task.encode_rows(copies, tokenizer, config.max_length, prepared.answers))
+                add_facts(task, prepared, parts[-1], copies)
             done += len(rows)
     yield ProgressEvent(say("rewriting texts", "改写文本"), total, total)
     count = made.total()
@@ -70,7 +73,7 @@ def add_copies(task: Task, prepared: Prepared, tokenizer: Any, config: Any) -> I
             )
         )
     prepared.encoded["train"] = Encoded.joined(parts)
-    shares = ", ".join(f"{name} {made[name]:,}" for name, _ in members)
+    shares = ", ".join(f"{name} {made[name]:,}" for name, _ in chosen)
     left, left_zh = "", ""
     if count < total:
         left, left_zh = (
@@ -85,7 +88,7 @@ def add_copies(task: Task, prepared: Prepared, tokenizer: Any, config: Any) -> I
     )
 
 
-def _members(config: Any) -> list[tuple[str, Augmentation]]:
+def members(config: Any) -> list[tuple[str, Augmentation]]:
     """The methods chosen, by name, with what they need."""
     found = []
     for name in several(config.augment):
@@ -97,7 +100,7 @@ def _members(config: Any) -> list[tuple[str, Augmentation]]:
     return found
 
 
-def _copy(
+def rewritten(
     task: Task,
     row: dict[str, Any],
     members: Sequence[tuple[str, Augmentation]],

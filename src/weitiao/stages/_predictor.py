@@ -153,7 +153,8 @@ def text_run(folder: str | Path) -> Run:
     if run.description["head"]["pooling"] == "next":
         raise WeitiaoError(
             say(
-                f"{folder} answers by in-context examples, which bundles cannot hold: use the run itself: weitiao predict",
+                f"{folder} answers by in-context examples, which bundles cannot hold: use the run itself, "
+                "with weitiao predict",
                 f"{folder} 通过上下文示例作答，部署包不支持：请直接使用运行目录：weitiao predict",
             )
         )

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from weitiao.core.events import (
     ProgressEvent,
 )
 from weitiao.core.messages import say
-from weitiao.core.runs import atomic_file, read_json, remove_leftovers
+from weitiao.core.runs import atomic_file, remove_leftovers
 from weitiao.data.encode import Ragged
 from weitiao.models.backbone import TextModel
 from weitiao.models.encoder import Encoder
@@ -42,7 +42,7 @@ from weitiao.stages import (
     _save,
     _untrained,
 )
-from weitiao.stages._resume import digests, how_to_resume, same_data
+from weitiao.stages._resume import digests, gone_on, how_to_resume
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
@@ -275,7 +275,7 @@ class Training:
         self.objective.remember(self.model, self.data.encoded["train"])
         self.estimate = estimate(parts, dev_tokens * self.epochs)
         yield self.estimate
-        first = yield from self._resumed(parts)
+        first = yield from gone_on(self, parts)
         if not first and not self.task.labelled and not self.rehearsal:
             yield from _untrained.measure(self)
         with stop_between_steps() as stop:
@@ -320,31 +320,6 @@ class Training:
         by_epoch = rest == 0 and config.checkpoint_epochs and epoch % config.checkpoint_epochs == 0
         by_step = config.checkpoint_steps and step % config.checkpoint_steps == 0
         return bool(by_epoch or by_step or self.best["step"] == step)
-
-    def _resumed(self, parts: Parts) -> Generator[Event, None, int]:
-        """Go on from the newest complete checkpoint; returns the step to begin with."""
-        if not self.config.resume:
-            return 0
-        skipped: list[str] = []
-        path = checkpoint.newest(self.checkpoints, skipped=skipped)
-        for name in skipped:
-            yield NoteEvent(
-                say(f"Checkpoint {name} is damaged and was skipped", f"检查点 {name} 已损坏，已跳过"),
-                "warning",
-            )
-            shutil.rmtree(self.checkpoints / name, ignore_errors=True)
-        if path is None:
-            yield NoteEvent(
-                say("No complete checkpoint: starting from the beginning", "没有完整的检查点：从头开始"),
-                "warning",
-            )
-            return 0
-        same_data(read_json(path / "state.json").get("data", {}), self.data.sources)
-        state = checkpoint.load(path, self.model, parts.optimizer, parts.hooks)
-        self.best = state["best"]
-        self.objective.load_state(state.get("objective", {}))
-        yield NoteEvent(say(f"Going on from step {state['step']}", f"从第 {state['step']} 步继续"))
-        return state["step"]
 
     def outputs(self, encoded: Any, records: Any, **how: Any) -> list[Any]:
         """What the model in memory says of some rows; ``how`` as of ``Task.outputs``."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from weitiao.core import catalogue
 from weitiao.core.config import default, make_member, option, to_yaml
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import Event
@@ -15,6 +16,7 @@ from weitiao.stages._resume import already_done, how_to_resume, is_complete, sto
 EXAMPLES = (
     "weitiao finetune --data reviews.csv --task text-classification --output runs/reviews",
     "weitiao finetune --data ner.conll --task token-classification --tuning lora --output runs/ner",
+    "weitiao finetune --data reviews.csv --shots 8 --output runs/few",
     "weitiao finetune --output runs/reviews --resume",
 )
 
@@ -53,6 +55,33 @@ class Config:
     split_seed: int | None = option(
         None, "seed of what is held out (default: seed)", "留出数据的随机种子（默认同 seed）", least=0
     )
+    shots: int = option(
+        0,
+        "train on so many texts of each class, drawn with the seed (0: all); chooses a few-shot method",
+        "每类只用这么多条训练文本，按种子抽取（0：全部）；并据此选择小样本方法",
+        least=0,
+    )
+    few_shot: str = option(
+        "",
+        "how to learn from few labels (default with --shots: auto)",
+        "小样本学习方法（使用 --shots 时默认 auto）",
+        family="few_shot",
+    )
+    unlabelled: str = option(
+        "",
+        "texts without labels to learn from too: a table, or 'rows' for those of --data whose label is empty",
+        "同时学习的无标签文本：一张表，或写 rows 表示 --data 中标签为空的行",
+    )
+    unlabelled_threshold: float = option(
+        0.95,
+        "how sure a label for such a text must be, for the class that is learnt best",
+        "为无标签文本打标签所需的置信度（以学得最好的类别计）",
+        least=0,
+        most=1,
+    )
+    unlabelled_limit: int = option(
+        10_000, "most unlabelled texts that are read", "最多读取的无标签文本数", least=1
+    )
     augment: str = option(
         "",
         "how training texts are rewritten, a,b,c; the rewritten ones are added (training rows only)",
@@ -81,6 +110,18 @@ class Config:
         "the head's start: random, or a linear probe",
         "分类头的起点：随机或线性探针",
         choices=("random", "probe"),
+    )
+    refit_head: bool = option(
+        False,
+        "fit the head anew on the trained features at the end",
+        "训练结束后在得到的特征上重新拟合分类头",
+    )
+    neighbours: int = option(
+        0,
+        "mix the labels of so many nearest training texts into each answer, and show them as evidence",
+        "把最近的若干条训练文本的标签混入每个答案，并作为依据给出",
+        least=0,
+        most=1000,
     )
     dropout: float | None = option(
         None, "dropout (default: the model's)", "dropout（默认用模型自己的）", least=0, most=0.9
@@ -125,6 +166,12 @@ class Config:
         0,
         "stop after this many epochs without a better score (0: never)",
         "连续多少轮没有提升就停止（0：不停）",
+        least=0,
+    )
+    checkpoint_epochs: int = option(
+        1,
+        "save a checkpoint every so many epochs (0: at none)",
+        "每隔多少轮保存一个检查点（0：不按轮保存）",
         least=0,
     )
     checkpoint_steps: int = option(
@@ -208,7 +255,8 @@ def checked(config: Config) -> Config:
         WeitiaoError: it cannot work.
     """
     _check(config)
-    return _filled(config)
+    config = _few_shot(config)
+    return config if config.few_shot == "auto" else _filled(config)
 
 
 def _check(config: Config) -> None:
@@ -234,6 +282,27 @@ def _check(config: Config) -> None:
                 "--tuning head 是回归拟合，不使用 --objective",
             )
         )
+
+
+def _few_shot(config: Config) -> Config:
+    """The config with what its few-shot method chooses where the user did not."""
+    if not (config.shots or config.few_shot):
+        return config
+    name = catalogue.canonical(config.few_shot or "auto")
+    method = make_member("few_shot", name, config.member_values)
+    # So few texts are all needed to learn from.
+    chosen = {"few_shot": name, "dev_fraction": 0.0, **method.settings()}
+    if "tuning" in chosen and config.tuning not in (chosen["tuning"], "full"):
+        raise WeitiaoError(
+            say(
+                f"--few-shot {name} is --tuning {chosen['tuning']}: leave out --tuning {config.tuning}",
+                f"--few-shot {name} 即 --tuning {chosen['tuning']}：请去掉 --tuning {config.tuning}",
+            )
+        )
+    unset = {f.name for f in fields(config) if getattr(config, f.name) == default(f)} | {"few_shot"}
+    if config.tuning != "full":  # a rate for training everything is not theirs
+        unset.discard("learning_rate")
+    return replace(config, **{key: value for key, value in chosen.items() if key in unset})
 
 
 def _filled(config: Config) -> Config:

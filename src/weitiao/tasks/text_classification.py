@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from weitiao.core.config import option
-from weitiao.core.errors import BadRow
+from weitiao.core.errors import BadRow, WeitiaoError
 from weitiao.core.messages import say
+from weitiao.data.cloze import MASK, check_template, mask_token, prompts, word_ids
 from weitiao.data.columns import CLASSIFICATION
 from weitiao.data.encode import Encoded, Ragged, encode_texts, uncut_length
+from weitiao.data.knowledge import Knowledge, as_content, read_knowledge
 from weitiao.evaluation.base import Predictions
 from weitiao.tasks.base import Answers, Task, class_targets, label_of, ranked, sigmoid, softmax, text_of
 
@@ -26,6 +29,29 @@ class TextClassification(Task):
         "|",
         "what separates the labels in a cell, with --multi-label",
         "单元格内多个标签的分隔符（配合 --multi-label）",
+    )
+    template: str = option(
+        "",
+        "ask a language model's own head instead: a prompt with {text} and a gap, '{text} It was {mask}.'",
+        "改由语言模型自己的头作答：含 {text} 与空格 {mask} 的提示模板，如“{text}总之很{mask}。”",
+    )
+    verbaliser: dict[str, str] = option(
+        {},
+        "words for the gap by class, positive=good|great,negative=bad (default: the classes' names)",
+        "各类别在空格处的词：正面=好|棒,负面=差（默认用类别名）",
+    )
+    lexicon: str = option(
+        "",
+        "table of words and their categories: those in a text are written before it",
+        "词典（词与类别）：文本中出现的词及其类别会写在文本之前",
+    )
+    triples: str = option(
+        "",
+        "table of triples (head, relation, tail): what is known of a text's words is written before it",
+        "三元组表（头实体、关系、尾实体）：关于文本中实体的知识会写在文本之前",
+    )
+    known_words: int = option(
+        8, "how many words of a text are looked up at most", "每条文本最多查找几个词", least=1, most=100
     )
     top: int = option(1, "how many labels to return for a text", "每条文本返回几个标签", least=1)
 
@@ -46,6 +72,19 @@ class TextClassification(Task):
                 record["label"] = label_of(row)
         return record
 
+    @cached_property
+    def _knowledge(self) -> Knowledge | None:
+        return read_knowledge(self.lexicon, self.triples) if self.lexicon or self.triples else None
+
+    def _known(self, text: str) -> str:
+        """The text as the model reads it: what the user's tables know of its words stands first, never cut off."""
+        note = self._knowledge.note(text, self.known_words) if self._knowledge else ""
+        return f"[{note}] {text}" if note else text
+
+    def carried(self) -> dict[str, Any]:
+        tables = (("lexicon", self.lexicon), ("triples", self.triples))
+        return {name: as_content(value, name) for name, value in tables if value}
+
     def learn(self, records: Any) -> Answers:
         labels = records["label"]
         if self.multi_label:
@@ -55,13 +94,57 @@ class TextClassification(Task):
     def encode_rows(
         self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
     ) -> Encoded:
-        encodings = list(encode_texts(tokenizer, (row["text"] for row in rows), max_length))
+        if self.template:
+            return self._cloze(rows, tokenizer, max_length, answers)
+        encodings = list(encode_texts(tokenizer, (self._known(row["text"]) for row in rows), max_length))
         encoded = Encoded(
             Ragged.of(e.ids for e in encodings), uncut=np.array([uncut_length(e) for e in encodings])
         )
         if answers is not None:
             encoded.targets = self._targets(rows, answers)
         return encoded
+
+    def _cloze(
+        self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
+    ) -> Encoded:
+        found = list(
+            prompts(tokenizer, (self._known(row["text"]) for row in rows), self.template, max_length)
+        )
+        return Encoded(
+            Ragged.of(ids for ids, _, _ in found),
+            self._targets(rows, answers) if answers is not None else None,
+            marks=np.array([[gap] for _, gap, _ in found], np.int64).reshape(-1, 1),
+            uncut=np.array([length for _, _, length in found], np.int64),
+        )
+
+    def check(self, answers: Answers, tokenizer: Any) -> None:
+        if not self.template:
+            return
+        check_template(self.template)
+        if answers.kind != "classes":
+            raise WeitiaoError(
+                say("--template cannot go with --multi-label", "--template 不能与 --multi-label 同用")
+            )
+        if MASK in self.template:
+            mask_token(tokenizer)
+        word_ids(tokenizer, self.verbaliser, answers.names, self.template)
+
+    def start(self, head: Any, beside: Any, backbone: Any, tokenizer: Any, answers: Answers) -> None:
+        if not self.template:
+            return super().start(head, beside, backbone, tokenizer, answers)
+        from weitiao.models.cloze import start_cloze, start_next
+
+        words = word_ids(tokenizer, self.verbaliser, answers.names, self.template)
+        if MASK in self.template:
+            start_cloze(head, beside, backbone.embeddings.word_embeddings.weight, words)
+        else:
+            start_next(head, backbone.output_VD, words)
+
+    def backbone(self, source: Any, dropout: float | None) -> Any:
+        from weitiao.models.backbone import open_backbone
+
+        writes = bool(self.template) and MASK not in self.template
+        return open_backbone(source.path, dropout, causal=writes)
 
     def _targets(self, rows: list[dict[str, Any]], answers: Answers) -> np.ndarray:
         if answers.kind == "classes":
@@ -73,6 +156,10 @@ class TextClassification(Task):
         return targets
 
     def head(self, answers: Answers, pooling: str) -> dict[str, Any]:
+        if self.template and MASK not in self.template:
+            return {"type": "marker", "outputs": len(answers.names), "pooling": "next", "marks": 1}
+        if self.template:
+            return {"type": "cloze", "outputs": len(answers.names), "pooling": "gap"}
         return {"type": "pooled", "outputs": len(answers.names), "pooling": pooling}
 
     def predictions(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weitiao.data.encode import Encoded
+from weitiao.data.encode import Encoded, Ragged
 from weitiao.models.backbone import TextModel
 from weitiao.models.heads import TokenHead
 from weitiao.training.batches import Batch, Batches, in_order
@@ -37,6 +37,16 @@ def features_of(model: TextModel, encoded: Encoded, **how: Any) -> list[Any]:
         for row, values in _split(batch, out, isinstance(model.head, TokenHead)):
             found[row] = values
     return found
+
+
+def features_and_targets(model: TextModel, encoded: Encoded, **how: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What a probe is fitted on: features ``[N, F]`` and targets ``[N]`` or ``[N, C]``, without unscored tokens."""
+    found, targets = features_of(model, encoded, **how), encoded.targets
+    assert targets is not None
+    if not isinstance(targets, Ragged):
+        return np.stack(found), targets
+    scored = targets.values >= 0
+    return np.concatenate(found)[scored], targets.values[scored]
 
 
 def _run(
