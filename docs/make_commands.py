@@ -25,6 +25,8 @@ FAMILIES = (
     "tuning",
     "objectives",
     "augmentation",
+    "selection",
+    "continual",
 )  # whose members have settings that commands take as flags
 
 
@@ -96,6 +98,8 @@ def members(family: str) -> Iterator[str]:
         "tuning": ("Tuning (`--tuning`)", "微调方法（`--tuning`）"),
         "objectives": ("Objectives (`--objective`)", "训练目标（`--objective`）"),
         "augmentation": ("Augmentation (`--augment`)", "数据增强（`--augment`）"),
+        "selection": ("Selection (`--strategy` of label)", "选取方法（label 的 `--strategy`）"),
+        "continual": ("Continual learning (`--method` of update)", "持续学习（update 的 `--method`）"),
     }
     yield from ("", f"## {say(*titles[family])}")
     for name in catalogue.members(family):

@@ -1,0 +1,1 @@
+"""Which texts to label next: one file a way."""
