@@ -2,11 +2,13 @@
 
 What makes it faster than calling the layers: products with one input are one product, norms' weights lie in the
 products after them, the halves that positions turn stand side by side so that turning is one complex product, the
-cache is there beforehand, and no mask is made where none is needed.
+cache is there beforehand, no mask is made where none is needed, and a text alone is written with NumPy, whose products
+of a matrix and a vector were measured at twice the speed of torch's on two cores.
 
 Shapes: B texts, L new tokens of each, C places of the cache, D hidden size, V pieces of the vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +25,17 @@ STRETCH = 512  # tokens of a prompt read at once; attention's memory grows with 
 
 @dataclass(frozen=True)
 class _Layer:
+    """Weights ``[out, in]``, with the norms' before ``qkv`` and ``wide`` in them."""
+
     qkv: Tensor
-    qkv_bias: Tensor | None
     out: Tensor
     wide: Tensor
     narrow: Tensor
+    bias: Tensor | None  # of qkv
+
+    def arrays(self) -> tuple[Any, ...]:
+        """The same memory for NumPy."""
+        return tuple(None if one is None else one.numpy() for one in vars(self).values())
 
 
 class Decoding:
@@ -50,6 +58,8 @@ class Decoding:
         self.values: list[Tensor] = []
         self.lengths_B = torch.zeros(0, dtype=torch.int64)
         self.even = True  # all texts are equally long
+        here = self.norm_D.device.type == "cpu" and self.norm_D.dtype == torch.float32
+        self.alone = [layer.arrays() for layer in self.layers] if here else None
 
     @property
     def vocabulary_size(self) -> int:
@@ -81,6 +91,8 @@ class Decoding:
     @torch.inference_mode()
     def step(self, tokens_B: np.ndarray) -> np.ndarray:
         """Add one token to each text. The scores of what follows, float32 ``[B, V]``."""
+        if len(tokens_B) == 1 and self.alone is not None:
+            return self._step_alone(int(tokens_B[0]))
         ids_B1 = torch.as_tensor(tokens_B, device=self.norm_D.device).unsqueeze(1)
         return self._scores(self._run(ids_B1)[:, 0])
 
@@ -93,8 +105,36 @@ class Decoding:
         self.lengths_B = self.lengths_B[rows]
         self.even = bool((self.lengths_B == self.lengths_B[0]).all())
 
+    def _step_alone(self, token: int) -> np.ndarray:
+        """``step`` of one text in NumPy, whose products of a matrix and a vector use all cores; torch's do not."""
+        assert self.alone is not None
+        shape, place = self.shape, int(self.lengths_B[0])
+        heads, groups, d = shape.num_attention_heads, shape.key_value_heads, shape.head_size
+        turn, turned = self.turns.numpy()[place], (heads + groups) * d
+        x_D = self.table_VD.numpy()[token]
+        for (qkv, out, wide, narrow, bias), keys, values in zip(
+            self.alone, self.keys, self.values, strict=True
+        ):
+            e = qkv @ _scaled(x_D, shape.eps)
+            if bias is not None:
+                e += bias
+            pairs = e[:turned].view(np.complex64).reshape(-1, d // 2) * turn
+            qk = pairs.view(np.float32).reshape(-1, d)
+            keys_KCd, values_KCd = keys.numpy()[0], values.numpy()[0]
+            keys_KCd[:, place], values_KCd[:, place] = qk[heads:], e[turned:].reshape(groups, d)
+            q_KGd = qk[:heads].reshape(groups, -1, d) * np.float32(d**-0.5)
+            shares_KGC = q_KGd @ keys_KCd[:, : place + 1].transpose(0, 2, 1)
+            shares_KGC = np.exp(shares_KGC - shares_KGC.max(-1, keepdims=True))
+            context = (shares_KGC @ values_KCd[:, : place + 1]) / shares_KGC.sum(-1, keepdims=True)
+            x_D = x_D + out @ context.reshape(-1)
+            gate, up = np.split(wide @ _scaled(x_D, shape.eps), 2)
+            with np.errstate(over="ignore"):  # exp of a large number is inf, and the gate rightly 0
+                x_D = x_D + narrow @ (gate / (1 + np.exp(-gate)) * up)
+        self.lengths_B = self.lengths_B + 1
+        return (self.output_VD.numpy() @ (_scaled(x_D, shape.eps) * self.norm_D.numpy()))[None]
+
     def _scores(self, hidden_BD: Tensor) -> np.ndarray:
-        hidden_BD = F.rms_norm(hidden_BD, hidden_BD.shape[-1:], self.norm_D, self.shape.eps)
+        hidden_BD = _normed(hidden_BD, self.shape.eps) * self.norm_D
         return F.linear(hidden_BD, self.output_VD).float().cpu().numpy()
 
     def _run(self, ids_BL: Tensor) -> Tensor:
@@ -112,13 +152,11 @@ class Decoding:
         mask = self._mask(length, end, first, positions_BL)
         x = x.view(-1, size)
         for number, layer in enumerate(self.layers):
-            h = F.rms_norm(x, (size,), None, self.shape.eps)
-            qkv = F.linear(h, layer.qkv, layer.qkv_bias)
+            qkv = F.linear(_normed(x, self.shape.eps), layer.qkv, layer.bias)
             context = self._attended(qkv.view(batch, length, -1), number, turns, end, positions_BL, mask)
-            x = torch.addmm(x, context, layer.out)
-            wide = F.linear(F.rms_norm(x, (size,), None, self.shape.eps), layer.wide)
-            gate, up = wide.chunk(2, -1)
-            x = torch.addmm(x, F.silu(gate).mul_(up), layer.narrow)
+            x = torch.addmm(x, context, layer.out.T)
+            gate, up = F.linear(_normed(x, self.shape.eps), layer.wide).chunk(2, -1)
+            x = torch.addmm(x, F.silu(gate).mul_(up), layer.narrow.T)
         self.lengths_B = self.lengths_B + length
         return x.view(batch, length, size)
 
@@ -177,8 +215,19 @@ class Decoding:
             biases.append(bias)
         joined = None if biases[0] is None else torch.cat([bias for bias in biases if bias is not None])
         wide = torch.cat([_linear(layer.mlp.gate_proj)[0], _linear(layer.mlp.up_proj)[0]])
-        out, narrow = _linear(attention.o_proj)[0], _linear(layer.mlp.down_proj)[0]
-        return _Layer(torch.cat(weights) * before, joined, out.T, wide * between, narrow.T)
+        out, narrow = (_linear(part)[0].contiguous() for part in (attention.o_proj, layer.mlp.down_proj))
+        return _Layer(torch.cat(weights) * before, out, wide * between, narrow, joined)
+
+
+def _normed(x_ND: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps)."""
+    lengths_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+    return x_ND * lengths_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+
+
+def _scaled(x_D: np.ndarray, eps: float) -> np.ndarray:
+    """The same of one row in NumPy."""
+    return x_D * np.float32(1 / math.sqrt(float(x_D @ x_D) / len(x_D) + eps))
 
 
 def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
