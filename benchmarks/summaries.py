@@ -9,7 +9,7 @@ from benchmarks import data, harness
 from benchmarks.harness import Entry
 
 MODEL = "SmolLM2-135M-Instruct"
-TEXTS, TEST_TEXTS = 300, 60
+TEXTS, TEST_TEXTS = 200, 40
 FILES = {"csl": ("csl_title_dev", "csl_title_test"), "scitldr": ("scitldr_train", "scitldr_test")}
 SCORES = ("rouge_1", "rouge_2", "rouge_l")
 
@@ -27,8 +27,8 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
             "learning_rate": 1e-4,
             "num_epochs": options.epochs or 1,
             "batch_size": 8,
-            "max_length": 320,
-            "max_new_tokens": 48,
+            "max_length": 256,
+            "max_new_tokens": 40,
             "precision": "bf16",
             "seed": (options.seeds or [1])[0],
             "compared": "Chinese by characters, English by words; the best of several references",
