@@ -21,13 +21,13 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
             "data": "thucnews titles",
             "lexicon": LEXICON,
             "texts": options.texts or texts,
-            "test_texts": 1000,
+            "test_texts": 500,
             "seeds": options.seeds or [1, 2, 3],
             "num_epochs": options.epochs or 5,
             "learning_rate": 2e-4,
             "head_learning_rate": 5e-3,
             "max_length": 64,
-            "precision": "bf16",
+            "precision": "auto",
             "threads": 1,
         }
         yield Entry(f"thucnews-{config['texts']}", config, lambda config=config: measure(config))
