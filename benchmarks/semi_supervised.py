@@ -10,7 +10,7 @@ from benchmarks import data, harness
 from benchmarks.few_shot import interval
 from benchmarks.harness import Entry
 
-LABELLED, TEST_TEXTS = 500, 1000
+LABELLED, TEST_TEXTS = 500, 500
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
@@ -21,7 +21,7 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
             "model": "multilingual-e5-small",
             "tuning": "head",
             "labelled": LABELLED,
-            "unlabelled": options.texts or 2000,
+            "unlabelled": options.texts or 1000,
             "unlabelled_threshold": 0.95,
             "test_texts": TEST_TEXTS,
             "max_length": 128,

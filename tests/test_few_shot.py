@@ -39,6 +39,11 @@ def few(tiny_model, tmp_path):
     return run
 
 
+def test_the_family_has_these_members():
+    """Names are settings in people's recipes: one that goes or changes breaks them."""
+    assert {"auto", "cloze", "contrastive", "in_context", "probe"} <= set(METHODS)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_stands_for_settings_that_exist(name):
     """What a member names is a setting of finetune; with it the config passes its checks."""
