@@ -72,7 +72,10 @@ class Session:
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
-        self.began = time.monotonic()
+        self.queue: np.ndarray
+        self.fitted_at: int
+        self.queue = np.empty(0, np.int64)  # what was chosen, the first to label first
+        self.fitted_at = 0  # answers that this annotator had given then
         self.fit()
 
     # --- what comes next
@@ -253,6 +256,6 @@ def shares_text(rounds: Sequence[dict[str, Any]]) -> str:
         return say(f"accuracy on the test rows: {score}", f"测试集准确率 {score}")
     each, gain = last["labels_each"], f"{100 * last['gain']:+.1f}"
     return say(
-        f"accuracy on the test rows: {score}; with {each} labels each, chosen texts give {gain} points over random ones",
+        f"accuracy on the test rows: {score}; at {each} labels each, chosen texts give {gain} points over random ones",
         f"测试集准确率 {score}；各用 {each} 个标签时，选取的文本比随机文本高 {gain} 个百分点",
     )

@@ -42,7 +42,8 @@ def open_session(config: Any) -> Iterator[Event | Session]:
         WeitiaoError: a table can't be read, there are no labels, or OUTPUT is another project's.
     """
     folder = Path(config.output or f"labels-{Path(config.data).name.split('.')[0]}")
-    project, subject = Project(folder), None
+    project = Project(folder)
+    subject: Subject | None = None
     journal = project.journal(config.annotator)
     for item in _subject(config, _held_labels(folder)):
         if isinstance(item, Event):

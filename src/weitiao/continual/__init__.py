@@ -1,0 +1,1 @@
+"""How a trained model learns new data without forgetting what it knew: one file a way."""
