@@ -64,7 +64,7 @@ def _samples(sound: str | bytes) -> tuple[np.ndarray, int]:
     if width == 1:  # alone without a sign
         values = raw[:, :, 0].astype(np.float64) - 128
     else:  # little-endian: the last byte has the sign
-        values = sum(raw[:, :, place].astype(np.float64) * 256.0**place for place in range(width))
+        values = raw.astype(np.float64) @ 256.0 ** np.arange(width)
         values = np.where(raw[:, :, -1] > 127, values - 256.0**width, values)
     return values.mean(1) / 256.0**width * 2, rate
 

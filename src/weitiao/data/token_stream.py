@@ -101,7 +101,9 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The rows of a folder that ``write`` made, memory-mapped, and what was said about them."""
     about = read_json(folder / "about.json")
     # The "c" mode: torch wants writable memory, and the file stays as it is.
-    rows = {part: np.memmap(folder / f"{part}.ids", np.int32, mode="c") for part in PARTS}
+    rows: dict[str, np.ndarray] = {
+        part: np.memmap(folder / f"{part}.ids", np.int32, mode="c") for part in PARTS
+    }
     return rows, about
 
 

@@ -48,7 +48,10 @@ class Shape:
         """Read the dimensions from a Hugging Face ``config.json``."""
         cache = cache_shape(config)
         return cls(
-            *(config[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")),
+            vocab_size=config["vocab_size"],
+            hidden_size=config["hidden_size"],
+            intermediate_size=config["intermediate_size"],
+            num_hidden_layers=config["num_hidden_layers"],
             num_attention_heads=config["num_attention_heads"],
             key_value_heads=cache["heads"],
             head_size=cache["head_size"],
@@ -118,7 +121,7 @@ class _Attention(nn.Module):
         q, k, v = self._projected(x_TD, turns)
         if (times := self.shape.num_attention_heads // self.shape.key_value_heads) > 1:
             k, v = (x.repeat_interleave(times, 1) for x in (k, v))
-        out_TD = attention(*(x.flatten(1) for x in (q, k, v)), packed, self.shape.num_attention_heads)
+        out_TD = attention(q.flatten(1), k.flatten(1), v.flatten(1), packed, self.shape.num_attention_heads)
         return self.o_proj(out_TD if rows_R is None else out_TD[rows_R])
 
     def step(

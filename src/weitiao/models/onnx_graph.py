@@ -92,7 +92,8 @@ def encoder_graph(
     floor = build("Max", norm, build.constant("tiny", 1e-12), name="embedding.floor")
     build("Div", pooled, floor, name="embedding")
     outputs = _head(build, head, head_tensors, x, pooled)
-    return _model(build, outputs, types, {"marker": 2, "cloze": "gaps"}.get(head["type"]))
+    marks: dict[str, int | str] = {"marker": 2, "cloze": "gaps"}
+    return _model(build, outputs, types, marks.get(head["type"]))
 
 
 def _embeddings(build: Builder, tensors: Mapping[str, np.ndarray], shape: Any, types: bool) -> str:

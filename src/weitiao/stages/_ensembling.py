@@ -57,7 +57,7 @@ class Ensembling:
         order = sorted(range(len(self.runs)), key=lambda place: (-scores[place], place))
         facts: dict[str, Any] = {"member_scores": scores, "chosen_by": chosen_by}
         if self.config.way == "average":
-            outputs = {part: self.whole.mean(found[part]) for part in parts}
+            joined = {part: self.whole.mean(found[part]) for part in parts}
             model = None
         else:
             if self.config.way == "distil":
@@ -65,8 +65,8 @@ class Ensembling:
             else:
                 model, used = self._soup(order, scores[order[0]], chosen_by)
                 facts["used"] = used
-            outputs = {part: outputs_of(model, self._encode(part)) for part in parts}
-        yield from self._write(model, outputs, order, facts)
+            joined = {part: outputs_of(model, self._encode(part)) for part in parts}
+        yield from self._write(model, joined, order, facts)
 
     # --- the rows
 

@@ -150,10 +150,10 @@ def _vocabulary(
     used = np.union1d(found, special)
     # A model may have ids that its tokenizer does not list.
     more = max(int(used.max()) + 1 - tokenizer.get_vocab_size(), 0)
-    known = {name: np.pad(value, (0, more)) for name, value in facts(tokenizer).items()}
+    known: dict[str, Any] = {name: np.pad(value, (0, more)) for name, value in facts(tokenizer).items()}
     known["ends_V"][special[0]] = True
-    words = found[~np.isin(found, special)]
-    return Vocabulary(**known, used=words, **dict(zip(("sep", "cls", "mask"), special, strict=False))), used
+    known |= zip(("sep", "cls", "mask"), special, strict=False)
+    return Vocabulary(used=found[~np.isin(found, special)], **known), used
 
 
 def special_id(tokenizer: Any, name: str, folder: Path | None) -> int:

@@ -39,8 +39,10 @@ def measure(
                     batch = batch.to(next(model.parameters()).device.type)
                     with autocast():
                         hidden_RD = model.hidden(batch.packed, batch.marks_T, None)
-                    losses, right = model.head.scores(hidden_RD, batch.targets)
-                    token = batch.targets >= 0
+                    targets = batch.targets
+                    assert targets is not None
+                    losses, right = model.head.scores(hidden_RD, targets)
+                    token = targets >= 0
                     found.append(
                         [float(losses[token].sum()), float(right[token].sum()), float(token.sum()),
                          float(losses[~token].sum()), float(right[~token].sum()), float((~token).sum())]

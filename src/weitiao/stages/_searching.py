@@ -27,7 +27,8 @@ def search(run: Run, items: Sequence[str], among: str, columns: Mapping[str, str
         WeitiaoError: there is nothing to look among, or an item is no picture.
     """
     pictures, captions = _gallery(run, among, columns)
-    found = []
+    task: Any = run.task
+    found, top = [], task.top
     for item, (picture, phrase) in zip(items, _embedded(run, items), strict=True):
         if _is_picture(item):
             if captions is None:
@@ -38,9 +39,9 @@ def search(run: Run, items: Sequence[str], among: str, columns: Mapping[str, str
                     )
                 )
             names, vectors = captions
-            found.append({"image": item, "answers": _nearest(picture, vectors, names, run.task.top)})
+            found.append({"image": item, "answers": _nearest(picture, vectors, names, top)})
         else:
-            found.append({"text": item, "answers": _nearest(phrase, pictures[1], pictures[0], run.task.top)})
+            found.append({"text": item, "answers": _nearest(phrase, pictures[1], pictures[0], top)})
     return found
 
 
@@ -50,10 +51,11 @@ def _is_picture(item: str) -> bool:
 
 def _embedded(run: Run, items: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     """The vectors of each item as a picture and as a phrase; of the two one means something."""
+    task: Any = run.task
     records = []
     for item in items:
         try:
-            records.append(run.task.query(picture=item) if _is_picture(item) else run.task.query(phrase=item))
+            records.append(task.query(picture=item) if _is_picture(item) else task.query(phrase=item))
         except BadRow as error:
             raise WeitiaoError(error.reason) from None
     return [(each[0], each[1]) for each in run.outputs(records)[1]]

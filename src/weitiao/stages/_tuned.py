@@ -129,12 +129,13 @@ def summary(study: Study, config: "Config", best: dict[str, Any]) -> dict[str, A
 
 def _ensemble(config: "Config", runs: list[Path]) -> Any:
     """Average the predictions of the best trials. Returns its scores."""
-    from weitiao.stages import ensemble
+    from weitiao.stages.ensemble import Config as Together
+    from weitiao.stages.ensemble import run as join
 
     members = [str(run) for run in runs[: config.ensemble]]
-    settings = ensemble.Config(runs=members, output=str(Path(config.output) / "ensemble"), overwrite=True)
+    settings = Together(runs=members, output=str(Path(config.output) / "ensemble"), overwrite=True)
     scores: dict[str, Any] = {}
-    for event in ensemble.run(settings):
+    for event in join(settings):
         if isinstance(event, ResultEvent):
             scores = event.result["scores"]
         elif isinstance(event, NoteEvent | ProgressEvent):

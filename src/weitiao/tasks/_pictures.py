@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class PictureTask(Task):
 
     text_keys = ("pixels",)
     reads = "pictures"
-    tunings = ("full", "head")
+    tunings: ClassVar[tuple[str, ...]] = ("full", "head")
 
     @property
     def channels(self) -> int:

@@ -7,8 +7,9 @@ micro-batch contributes its sum divided by the step's count.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from weitiao.core.events import StepEvent
 from weitiao.core.messages import say
 from weitiao.models.backbone import TextModel
 from weitiao.models.kernels import Dropout
-from weitiao.training.batches import Batch, Batches
+from weitiao.training.batches import Batch
 from weitiao.training.frozen import FrozenCache
 from weitiao.training.hooks import Hooks
 from weitiao.training.passes import LossSum, Passes, plain
@@ -26,12 +27,28 @@ from weitiao.training.passes import LossSum, Passes, plain
 Losses = Callable[[Passes], Iterator[Tensor]]
 
 
+class Steps(Protocol):
+    """What the loop and the estimate ask of batches."""
+
+    encoded: Any
+    batch_size: int
+    steps_per_epoch: int
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """The rows of each step."""
+        ...
+
+    def step(self, rows: np.ndarray) -> list[Batch]:
+        """The micro-batches of a step."""
+        ...
+
+
 @dataclass
 class Parts:
     """What a training run is made of."""
 
     model: TextModel
-    batches: Batches
+    batches: Steps
     loss_sum: LossSum
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int], float]
