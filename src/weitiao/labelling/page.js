@@ -9,6 +9,7 @@ let state = null, shownAt = 0, busy = false;
 async function call(method, path, body) {
   if (busy) return;
   busy = true;
+  const slow = setTimeout(() => tell(say("One moment: the model is learning …", "请稍候，模型正在学习……")), 400);
   $("labels").querySelectorAll("button").forEach((each) => { each.disabled = true; });
   try {
     const answer = await fetch(path, {
@@ -25,6 +26,7 @@ async function call(method, path, body) {
     tell(lost ? say("The command has stopped: nothing more is kept. Start it again and reload.",
                     "命令已停止，不再保存。请重新运行后刷新页面。") : error.message, true);
   }
+  clearTimeout(slow);
   busy = false;
   draw();
 }

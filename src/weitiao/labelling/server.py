@@ -8,6 +8,7 @@ point here.
 import hmac
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,7 +39,7 @@ class Server:
         self.session, self.tell, self.token = session, tell, secrets.token_urlsafe(24)
         handler = type("Handler", (_Handler,), {"owner": self})
         try:
-            self.http = ThreadingHTTPServer((HOST, port), handler)
+            self.http = _Http((HOST, port), handler)
         except OSError as error:
             raise WeitiaoError(
                 say(
@@ -83,6 +84,15 @@ class Server:
         if method == "POST":
             self.tell()
         return session.state()
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed while it waited is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
