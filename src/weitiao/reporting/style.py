@@ -86,6 +86,7 @@ ul.plain li { padding: 5px 0; border-top: 1px solid var(--hair); font-size: 14px
 ul.plain li:first-child { border-top: 0; }
 ul.plain span { overflow-wrap: anywhere; }
 ul.plain .n { color: var(--soft); white-space: nowrap; }
+math[display=block] { font-size: 17px; margin: 12px 0 16px; }
 .note { border-left: 3px solid var(--accent); padding: 2px 0 2px 14px; margin: 14px 0 0; font-size: 14px; }
 details > summary { cursor: pointer; color: var(--accent); font-size: 13.5px; padding: 10px 0 6px; }
 footer { color: var(--soft); font-size: 12.5px; margin-top: 28px; }
