@@ -75,7 +75,7 @@ class Vocabulary:
 
 
 def byte_letters() -> dict[str, int]:
-    """The letters that byte-level tokenizers write bytes with: printable ones are themselves, others lie from U+0100."""
+    """The letters that byte-level tokenizers write bytes with: printable ones themselves, others from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -129,7 +129,7 @@ def _manifest(source: Path, config: dict[str, Any], name: str, graph: dict[str, 
 
 
 def _template(source: Path) -> dict[str, Any] | None:
-    """The chat template's fixed texts; None where it has none, or is made in another way: texts can still be continued."""
+    """The chat template's fixed texts; None where there is none of that kind: texts can still be continued."""
     try:
         return template_of(source)
     except WeitiaoError:
