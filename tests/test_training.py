@@ -469,7 +469,7 @@ def test_the_best_and_the_newest_checkpoints_are_kept(tiny_model, tmp_path):
     list(itertools.islice(train(parts), 1))
     for step in range(1, 6):
         path = checkpoint.save(tmp_path, parts.model, parts.optimizer, {"step": step})
-    checkpoint.keep(tmp_path, 2, 2)
+    checkpoint.keep(tmp_path, 2, {2})
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-{n:08d}" for n in (2, 4, 5)]
     held = set(checkpoint.load_file(path / "weights.safetensors"))
     assert held == {"head.linear.weight", "head.linear.bias"}, "frozen parameters are not in a checkpoint"

@@ -265,3 +265,18 @@ def test_a_search_without_a_dev_part_is_refused_before_anything_is_trained(setti
     with pytest.raises(WeitiaoError, match="The first 3 trials failed: The loss is"):
         values = {**settings, "search": {"learning_rate": [1e30, 2e30]}, "output": str(tmp_path / "bad")}
         list(tune.run(build(tune.Config, values)))
+
+
+@pytest.mark.soak
+def test_ray_runs_trials_side_by_side_and_finds_what_one_after_the_other_does(whole, recipe, tmp_path, capsys):
+    pytest.importorskip("ray")
+    folder = tmp_path / "titles"
+    flags = ["--trials", "4", "--pruner", "none", "--sampler", "random", "--engine", "ray", "--parallel", "2"]
+    assert main(["tune", str(recipe), *flags, "--output", str(folder)]) == 0
+    result = read_json(folder / "tune.json")
+    assert [row["state"] for row in result["trials"]] == ["complete"] * 4
+    alone = tmp_path / "alone"
+    flags = ["--trials", "4", "--pruner", "none", "--sampler", "random"]
+    assert main(["tune", str(recipe), *flags, "--output", str(alone)]) == 0
+    assert told(read_json(alone / "tune.json")) == told(result)
+    assert "test" in read_json(folder / "best" / "metrics.json")["evaluation"]

@@ -10,7 +10,18 @@ from typing import Any
 
 from weitiao.core.version import __version__
 
-__all__ = ["__version__", "compare", "evaluate", "export", "finetune", "generate", "load", "predict"]
+__all__ = [
+    "__version__",
+    "compare",
+    "ensemble",
+    "evaluate",
+    "export",
+    "finetune",
+    "generate",
+    "load",
+    "predict",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,13 +29,7 @@ def finetune(data: Any = "", *, output: str | Path = "", show: bool = True, **se
     from weitiao.stages._predictor import Run
 
     folder = Path(output or _free_folder(data))
-    values: dict[str, Any] = {"output": str(folder), **settings}
-    for role, source in (
-        ("data", data),
-        *((k, settings[k]) for k in ("test_data", "dev_data") if k in settings),
-    ):
-        values[role] = _as_path(source, folder, {"data": "train"}.get(role, role.removesuffix("_data")))
-    _consume(stage.run(build(stage.Config, {k: v for k, v in values.items() if v != ""})), show)
+    _consume(stage.run(build(stage.Config, _values(data, folder, settings))), show)
     return Run(folder)
 
 
@@ -59,14 +53,50 @@ def compare(data: Any = "", *, output: str | Path = "", show: bool = True, **set
     folder = (
         Path(output) if output else stage.default_folder(data if isinstance(data, str | Path) else "data")
     )
-    values: dict[str, Any] = {"output": str(folder), **settings}
-    for role, source in (
-        ("data", data),
-        *((k, settings[k]) for k in ("test_data", "dev_data") if k in settings),
-    ):
-        values[role] = _as_path(source, folder, {"data": "train"}.get(role, role.removesuffix("_data")))
-    events = _consume(stage.run(build(stage.Config, {k: v for k, v in values.items() if v != ""})), show)
+    events = _consume(stage.run(build(stage.Config, _values(data, folder, settings))), show)
     return events[-1].as_json()["result"]["comparison"]
+
+
+def tune(data: Any = "", *, output: str | Path = "", show: bool = True, **settings: Any) -> dict[str, Any]:
+    """Search for the best settings on one table; the best trial's run is in ``<output>/best``.
+
+    Args:
+        data: as in ``finetune``.
+        output: the search's folder; ``runs/tune-<data>`` if not given.
+        show: print progress and the table.
+        settings: the settings of ``weitiao tune --help``, with underscores; ``search`` is a dict of ranges and choices.
+
+    Returns:
+        what ``tune.json`` holds: ``trials``, ``best`` (its place), ``importance``, and the best one's ``test`` score.
+
+    Raises:
+        WeitiaoError: an unknown setting, a range that cannot be searched, or anything wrong with the data.
+    """
+    from weitiao.stages import tune as stage
+
+    folder = (
+        Path(output) if output else stage.default_folder(data if isinstance(data, str | Path) else "data")
+    )
+    events = _consume(stage.run(build(stage.Config, _values(data, folder, settings))), show)
+    return events[-1].as_json()["result"]["tune"]
+
+
+def ensemble(
+    runs: "Sequence[str | Path | Run]", output: str | Path, *, show: bool = False, **settings: Any
+) -> Any:
+    """Make one answer of several runs, and return what answers.
+
+    Args:
+        settings: the settings of ``weitiao ensemble --help``: ``way`` is average, soup, uniform_soup or distil.
+
+    Raises:
+        WeitiaoError: the runs answer different questions, held out other rows, or began from different models.
+    """
+    from weitiao.stages import ensemble as stage
+
+    values = {"runs": [str(getattr(run, "folder", run)) for run in runs], "output": str(output), **settings}
+    _consume(stage.run(build(stage.Config, values)), show)
+    return load(output)
 
 
 def evaluate(run: "str | Path | Run", data: Any, *, show: bool = False, **settings: Any) -> dict[str, Any]:
@@ -156,6 +186,16 @@ def _consume(events: Iterator[Event], show: bool) -> list[Event]:
 
     show_events(keep())
     return kept
+
+
+def _values(data: Any, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with every table as a path: those that are in memory are kept in the folder."""
+    values = {"output": str(folder), "data": data, **settings}
+    for role in ("data", "test_data", "dev_data"):
+        if role in values:
+            name = "train" if role == "data" else role.removesuffix("_data")
+            values[role] = _as_path(values[role], folder, name)
+    return {key: value for key, value in values.items() if value != ""}
 
 
 def _as_path(source: Any, folder: Path, name: str) -> str:

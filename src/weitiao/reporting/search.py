@@ -253,3 +253,34 @@ def _span(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 def _score_text(result: Search) -> Any:
     share = result["monitor"] in SHARES
     return lambda value: f"{100 * value:g}%" if share else f"{value:g}"
+
+
+def rate_page(title: str, result: Mapping[str, Any]) -> str:
+    """``learning-rate.html``: the losses of a range test by the rate, and the rate suggested."""
+    rates, losses, smooth = (result[name] for name in ("rates", "losses", "smoothed"))
+    across = [math.log10(rate) for rate in rates]
+    low, high = min(smooth), max(smooth[0], losses[0])
+    room = max(0.15 * (high - low), 1e-3)
+    frame = _Frame(
+        x=(across[0], across[-1]),
+        y=(low - room, high + 2 * room),
+        width=640,
+        x_text=lambda value: f"{10**value:.0e}",
+        y_text=lambda value: f"{value:g}",
+    )
+    x, top = frame.at(math.log10(result["suggestion"]), high + 2 * room)
+    shown = f"{result['suggestion']:.1e}"
+    inside = [
+        frame.path(across, losses, "faint"),
+        frame.path(across, smooth, "line"),
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{frame.bottom}" class="diagonal"/>',
+        svg_text(x + 8, top + 14, shown, 'class="strong"'),
+    ]
+    legend = both(
+        "Faint: the loss of each step; line: smoothed. The rate rises by the same factor each step; suggested is where "
+        "the loss falls most steeply, at most a tenth of the rate at its lowest point.",
+        "浅色：每步损失；粗线：平滑后。学习率每步乘以同一倍数；建议值取损失下降最快处，且不超过最低点学习率的十分之一。",
+    )
+    name = both("Learning-rate range test", "学习率范围测试")
+    said = [escape(result["model"]), escape(result["tuning"])]
+    return document(title, header(title, said) + section(name, frame.svg("".join(inside)), legend))

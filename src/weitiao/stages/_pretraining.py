@@ -257,5 +257,5 @@ class Training:
     def _save(self, step: int) -> Event:
         state = {"step": step, "best": self.best, "data": {"corpus": self.data.about["sha256"]}}
         path = checkpoint.save(self.checkpoints, self.model, self.parts.optimizer, state, self.hooks)
-        checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, int(self.best["step"]))
+        checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, {int(self.best["step"])})
         return CheckpointEvent(step, str(path))

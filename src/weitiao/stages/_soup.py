@@ -105,7 +105,8 @@ def distil(whole: Ensemble, best: Run, train: Any, config: Any) -> Generator[Eve
     signals = Signals(told, None, encoded.ids.offsets, [], isinstance(model.head, TokenHead))
     lesson = Lesson(subject, signals, [], False, (1.0, 0.0, 0.0), config.temperature)
     numbered = replace(encoded, targets=np.arange(len(encoded)))
-    plan = Plan(config.distil_epochs, config.distil_learning_rate, dropout=False)
+    rate, precision = config.distil_learning_rate, config.precision
+    plan = Plan(config.distil_epochs, rate, precision=precision, dropout=False)
     losses = []
     for event in fit(subject, numbered, lesson.loss_sum, plan):
         losses.append(event.loss)

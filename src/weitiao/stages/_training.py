@@ -41,7 +41,9 @@ from weitiao.stages import (
     _pseudo_labels,
     _save,
     _untrained,
+    _weights,
 )
+from weitiao.stages._processes import check as check_processes
 from weitiao.stages._resume import digests, gone_on, how_to_resume
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
@@ -51,8 +53,9 @@ from weitiao.training.estimate import estimate
 from weitiao.training.frozen import FrozenCache, fits, frozen_layers
 from weitiao.training.interrupt import stop_between_steps
 from weitiao.training.loop import Parts, make_accelerator, train
-from weitiao.training.optimizer import make_optimizer, make_schedule
+from weitiao.training.optimizer import check_optimizer, make_optimizer, make_schedule
 from weitiao.training.outputs import features_and_targets
+from weitiao.training.team import Team, hollow, shard
 
 KEPT_CHECKPOINTS = 2
 
@@ -64,6 +67,9 @@ class Training:
         self.config, self.folder, self.scored, self.opened = config, folder, scored, False
         self.rehearsal = False
         self.checkpoints = folder / "checkpoints"
+        self.team = Team()
+        self.compact: CompactEmbeddings | None = None
+        self.hollow: Any = None  # the model's shape, while its numbers are parted among processes
         self.task = make_member("tasks", config.task, config.member_values)
         self.best = {"score": float("-inf"), "step": 0, "stale": 0}
         self.monitor = ""
@@ -74,11 +80,21 @@ class Training:
 
     def events(self) -> Iterator[Event]:
         """Prepare, train, finish."""
+        self.team = Team.join(pick_device())
+        try:
+            yield from self.ready()
+            if self.team.is_main:
+                self._open()  # as late as that: what cannot be trained leaves no run folder
+            yield from self._learn()
+            if self.team.is_main:
+                yield from self._finish()
+        finally:
+            self.team.leave()
+
+    def ready(self) -> Iterator[Event]:
+        """Read the data and open the model; nothing is written."""
         yield from self._prepare()
         yield from self._open_model()
-        self._open()  # as late as that: what cannot be trained leaves no run folder
-        yield from self._learn()
-        yield from self._finish()
 
     def rehearse(self) -> Iterator[Event]:
         """Train on what ``data`` holds and keep the model in memory; nothing is written."""
@@ -99,7 +115,7 @@ class Training:
     def _prepare(self) -> Iterator[Event]:
         config = self.config
         keep_freed_memory()
-        self.threads = set_threads(config.threads)
+        self.threads = set_threads(config.threads or self.team.threads)
         for item in _prepare.prepare(self.task, config):
             if isinstance(item, _prepare.Prepared):
                 self.data = item
@@ -186,6 +202,10 @@ class Training:
             backbone.checkpointing = True
         self.device = pick_device()
         self.precision = pick_precision(config.precision, self.device)
+        check_optimizer(config.optimizer, self.device)
+        if self.team.size > 1:
+            check_processes(self)
+            self.precision = "bf16" if self.team.agreed(self.precision == "bf16") else "fp32"
         yield NoteEvent(
             say(
                 f"{config.model}: {self.precision}, {self.threads} threads",
@@ -230,10 +250,10 @@ class Training:
 
     # --- training
 
-    def _parts(self) -> Parts:
+    def make_parts(self) -> Parts:
+        """The parts of the training loop, the model parted among the processes where there are several."""
         config, backbone = self.config, self.model.backbone
         data = self.data.encoded["train"]
-        self.compact = None
         remap = None
         if isinstance(backbone, Encoder) and backbone.embeddings.word_embeddings.weight.requires_grad:
             self.compact = CompactEmbeddings(
@@ -241,10 +261,10 @@ class Training:
             )
             remap = self.compact.remap
         self.remap = remap
-        whole = self.objective.compares_examples
+        compares = self.objective.compares_examples
         batches = Batches(
             data, config.batch_size, config.seed, batch_tokens=config.batch_tokens,
-            micro_tokens=0 if whole else config.micro_tokens, first_position=self.model.first_position, remap=remap,
+            micro_tokens=0 if compares else config.micro_tokens, first_position=self.model.first_position, remap=remap,
             augment=self.task.augmentation(),
         )  # fmt: skip
         total = batches.steps_per_epoch * self.epochs
@@ -254,22 +274,29 @@ class Training:
         head_rate = config.head_learning_rate
         if head_rate is None and config.learning_rate is None and config.start == "random":
             head_rate = self.tuning.head_learning_rate
-        optimizer = make_optimizer(self.model, rate, config.weight_decay, config.layer_decay, head_rate)
+        self.engagement = Engagement(self.model, self.tuning)
+        if self.team.size > 1:
+            self.hollow = hollow(self.model)
+            shard(self.model)
+        optimizer = make_optimizer(
+            self.model, rate, config.weight_decay, config.layer_decay, head_rate, config.optimizer
+        )
         frozen = None
-        layers = frozen_layers(self.model) if self.device == "cpu" and data.per_example == 1 else 0
+        whole = self.device == "cpu" and self.hollow is None
+        layers = frozen_layers(self.model) if whole and data.per_example == 1 else 0
         size = backbone.shape.hidden_size
         if layers and not self.objective.perturbs:  # what moves the embeddings moves all that is above them
             keep = fits(int(data.ids.offsets[-1]), size, 2 if self.precision == "bf16" else 4)
             frozen = FrozenCache(self.model, batches, layers, self._autocast, keep)
         return Parts(
             self.model, batches, self.objective.loss_sum, optimizer,
-            make_schedule(config.schedule, total, config.warmup_ratio), accelerator, Dropout(config.seed), total,
-            config.max_grad_norm, frozen, config.seed, self.tuning, self.objective.losses,
+            make_schedule(config.schedule, total, config.warmup_ratio), accelerator,
+            Dropout(config.seed + self.team.dropout_seed), total, config.max_grad_norm, frozen, config.seed,
+            self.tuning, self.objective.losses, self.team,
         )  # fmt: skip
 
     def _train(self) -> Iterator[Event]:
-        parts = self._parts()  # the embeddings in use are taken out there, so before what is remembered
-        self.engagement = Engagement(self.model, self.tuning)
+        parts = self.make_parts()
         self.parts = parts
         dev_tokens = int(self.data.encoded["dev"].lengths.sum()) if "dev" in self.data.encoded else 0
         self.objective.remember(self.model, self.data.encoded["train"])
@@ -285,7 +312,7 @@ class Training:
                 yield event
                 ended_epoch = step % parts.batches.steps_per_epoch == 0
                 if ended_epoch:
-                    yield from self._evaluate(step)
+                    yield from self.evaluate(step)
                 if self._is_due(step):
                     yield self._save(step)
                 if self.config.patience and self.best["stale"] >= self.config.patience:
@@ -296,7 +323,7 @@ class Training:
                         )
                     )
                     break
-                if stop.asked:
+                if self.team.any(stop.asked):
                     if self.rehearsal:
                         raise KeyboardInterrupt
                     yield self._save(step)
@@ -307,7 +334,7 @@ class Training:
                             f"已在第 {step} 步停止，进度已保存。{way}",
                         )
                     )
-        yield from self._best_weights()
+        yield from _weights.best(self)
         if self.config.refit_head:
             yield from self._fit_head()
 
@@ -330,7 +357,8 @@ class Training:
         """What some outputs score."""
         return self.evaluation.scores(self.task.predictions(outputs, encoded, records, self.answers))
 
-    def _evaluate(self, step: int) -> Iterator[Event]:
+    def evaluate(self, step: int) -> Iterator[Event]:
+        """Score the model in memory on the dev part, and remember it where it is the best so far."""
         if "dev" not in self.data.encoded:
             return
         encoded, records = self.data.encoded["dev"], self.data.records["dev"]
@@ -347,26 +375,11 @@ class Training:
     def _save(self, step: int) -> Event:
         state = {"step": step, "best": self.best, "data": digests(self.data.sources)}
         state["objective"] = self.objective.state()
-        path = checkpoint.save(self.checkpoints, self.model, self.parts.optimizer, state, self.tuning)
-        checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, int(self.best["step"]))
+        parts, kept = self.parts, {int(self.best["step"]), *_weights.averaged(self, step)}
+        path = checkpoint.save(self.checkpoints, self.model, parts.optimizer, state, self.tuning, self.team)
+        if self.team.is_main:
+            checkpoint.keep(self.checkpoints, KEPT_CHECKPOINTS, kept)
         return CheckpointEvent(step, str(path))
-
-    def _best_weights(self) -> Iterator[Event]:
-        """Take the best checkpoint's weights, and put the whole table of embeddings back."""
-        path = self.checkpoints / f"step-{int(self.best['step']):08d}"
-        if self.best["step"] and checkpoint.is_complete(path):
-            checkpoint.load_weights(path, self.model)
-        elif self.best["step"]:
-            yield NoteEvent(
-                say(
-                    f"The best checkpoint, {path.name}, is damaged: the last step's weights are kept",
-                    f"最佳检查点 {path.name} 已损坏：保留最后一步的权重",
-                ),
-                "warning",
-            )
-        self.moved = self.engagement.check(self.model)
-        if self.compact is not None:
-            self.compact.restore()
 
     # --- after training
 

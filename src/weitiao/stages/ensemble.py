@@ -1,8 +1,8 @@
 """Make one answer of several runs / 把多次运行合成一个答案.
 
-``average`` averages their probabilities, at the price of running all. The others make one model, as fast as any of them:
-``soup`` averages weights, adding a run where the dev part does not suffer (Wortsman et al. 2022); ``distil`` teaches the
-best run's model what all of them say together.
+``average`` averages their probabilities, at the price of running all. The others make one model, as fast as any of
+them: ``soup`` averages weights, adding a run where the dev part does not suffer (Wortsman et al. 2022); ``distil``
+teaches the best run's model what all of them say together.
 """
 
 from collections.abc import Iterator
@@ -48,6 +48,9 @@ class Config:
     distil_learning_rate: float = option(5e-5, "distil: peak learning rate", "distil：最高学习率", least=0)
     temperature: float = option(
         2.0, "distil: softens the outputs", "distil：软化输出的温度", least=0.1, most=100
+    )
+    precision: str = option(
+        "auto", "distil: of its training", "distil：训练的精度", choices=("auto", "bf16", "fp32")
     )
     threads: int = option(0, "CPU threads (0: all)", "CPU 线程数（0：全部）", least=0)
     seed: int = option(42, "seed of everything random", "随机种子", least=0)

@@ -7,7 +7,7 @@ it: they come from the model's own folder.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from weitiao.core.runs import atomic_folder, read_json, sha256, write_json
 from weitiao.models.saving import save_tensors
 from weitiao.training.hooks import Hooks
+from weitiao.training.team import Team, parted, whole
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 METHOD = "method.safetensors"
@@ -25,7 +26,7 @@ METHOD = "method.safetensors"
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The trainable parameters by name, and the running statistics of batch normalisation."""
-    return {name: value.detach().contiguous() for name, value in _trained_values(model)}
+    return {name: whole(value.detach()).contiguous() for name, value in _trained_values(model)}
 
 
 def save(
@@ -34,20 +35,30 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     hooks: Hooks | None = None,
+    team: Team | None = None,
 ) -> Path:
     """Write the checkpoint of ``state["step"]``. Returns its folder.
+
+    Processes that train together must all call it: each has a part of the numbers, and the main one writes. What it
+    writes is what a process alone would, so that any number of processes can go on from it.
 
     Raises:
         OSError: the disk is full; nothing half-written is left and older checkpoints are untouched.
     """
     path = folder / f"step-{state['step']:08d}"
+    weights, moments = trained_state(model), _optimizer_state(model, optimizer)
+    if team is not None and not team.is_main:
+        team.wait()
+        return path
     with atomic_folder(path) as new:
-        save_tensors(trained_state(model), new / "weights.safetensors")
-        save_tensors(_optimizer_state(model, optimizer), new / "optimizer.safetensors")
+        save_tensors(weights, new / "weights.safetensors")
+        save_tensors(moments, new / "optimizer.safetensors")
         write_json(new / "state.json", state)
         if method := hooks.state() if hooks else {}:
             save_tensors(method, new / METHOD)
         write_json(new / "manifest.json", {path.name: sha256(path) for path in sorted(new.iterdir())})
+    if team is not None:
+        team.wait()
     return path
 
 
@@ -81,12 +92,15 @@ def load(
         saved = load_file(path / "optimizer.safetensors")
         for name, parameter in _trained(model):
             parts = {
-                key: saved[f"{name}/{key}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}/{key}" in saved
+                key.removeprefix(f"{name}/"): value
+                for key, value in saved.items()
+                if key.startswith(f"{name}/")
             }
             if parts:
-                optimizer.state[parameter] = parts
+                optimizer.state[parameter] = {
+                    key: parted(value, parameter) if value.shape == parameter.shape else value
+                    for key, value in parts.items()
+                }
     return read_json(path / "state.json")
 
 
@@ -95,13 +109,24 @@ def load_weights(path: Path, model: nn.Module) -> None:
     weights = load_file(path / "weights.safetensors")
     with torch.no_grad():
         for name, value in _trained_values(model):
-            value.copy_(weights[name])
+            value.copy_(parted(weights[name], value))
 
 
-def keep(folder: Path, last: int, best_step: int) -> None:
-    """Remove all checkpoints but the ``last`` newest and the best one."""
+def load_mean(paths: Sequence[Path], model: nn.Module) -> None:
+    """Put the mean of several checkpoints' parameters in place (Izmailov et al. 2018, "averaging weights")."""
+    every = [load_file(path / "weights.safetensors") for path in paths]
+    with torch.no_grad():
+        for name, value in _trained_values(model):
+            mean = every[0][name]
+            if mean.is_floating_point():
+                mean = torch.stack([weights[name] for weights in every]).mean(0)
+            value.copy_(parted(mean, value))
+
+
+def keep(folder: Path, last: int, steps: Collection[int]) -> None:
+    """Remove all checkpoints but the ``last`` newest and those of some steps, such as the best one."""
     for path in sorted(folder.glob("step-*"))[:-last]:
-        if path.name != f"step-{best_step:08d}":
+        if path.name not in {f"step-{step:08d}" for step in steps}:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -118,7 +143,7 @@ def _trained_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{name}/{key}": value.contiguous()
+        f"{name}/{key}": whole(value).contiguous()
         for name, parameter in _trained(model)
         for key, value in optimizer.state.get(parameter, {}).items()
     }

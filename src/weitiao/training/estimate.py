@@ -9,6 +9,8 @@ from weitiao.core.device import resident_bytes
 from weitiao.core.events import EstimateEvent
 from weitiao.models.backbone import TextModel
 from weitiao.training.loop import Parts, losses_of
+from weitiao.training.optimizer import state_bytes
+from weitiao.training.team import local
 
 # Measured on CPUs: AdamW reads and writes seven numbers a parameter; 12 GB/s is a cautious rate for that.
 OPTIMIZER_BYTES, OPTIMIZER_BYTES_PER_SECOND = 28, 12e9
@@ -17,9 +19,9 @@ OPTIMIZER_BYTES, OPTIMIZER_BYTES_PER_SECOND = 28, 12e9
 def estimate(parts: Parts, evaluated_tokens: int) -> EstimateEvent:
     """Time one micro-batch of typical length forwards and backwards, and count up.
 
-    Memory: what the process holds now, four numbers a trained parameter (weight copy, gradient, two moments), and the
-    activations of the measured micro-batch, and at the end, beside the model in memory, the saved one: its file, what
-    is read from it, and the model made of that.
+    Memory: what the process holds now, the gradients and the optimizer's state of the parameters that it trains, the
+    activations of the measured micro-batch (fewer where layers are computed again), and at the end, beside the model
+    in memory, the saved one: its file, what is read from it, and the model made of that.
 
     Args:
         evaluated_tokens: tokens that will be run forwards only, for evaluation.
@@ -30,11 +32,17 @@ def estimate(parts: Parts, evaluated_tokens: int) -> EstimateEvent:
     before = resident_bytes()
     forward, both = _time(parts, batch)
     parts.optimizer.zero_grad()
-    trained = sum(p.numel() for group in parts.optimizer.param_groups for p in group["params"])
+    trained = sum(local(p).numel() for group in parts.optimizer.param_groups for p in group["params"])
     tokens = parts.total_steps / parts.batches.steps_per_epoch * float(lengths.sum())
-    seconds = tokens * both / batch.tokens + evaluated_tokens * forward / batch.tokens
+    seconds = tokens * both / batch.tokens / parts.team.size + evaluated_tokens * forward / batch.tokens
     seconds += parts.total_steps * trained * OPTIMIZER_BYTES / OPTIMIZER_BYTES_PER_SECOND
-    peak = before + 12 * trained + max(resident_bytes() - before, 0) + 3 * whole_bytes(parts.model)
+    peak = (
+        before
+        + 4 * trained
+        + state_bytes(parts.optimizer)
+        + max(resident_bytes() - before, 0)
+        + 3 * whole_bytes(parts.model)
+    )
     return EstimateEvent(memory_bytes=int(peak), seconds=seconds)
 
 

@@ -22,6 +22,7 @@ from weitiao.training.batches import Batch
 from weitiao.training.frozen import FrozenCache
 from weitiao.training.hooks import Hooks
 from weitiao.training.passes import LossSum, Passes, plain
+from weitiao.training.team import Team, local, whole
 
 # Sums of losses of a micro-batch, of which each goes backwards before the next one is computed.
 Losses = Callable[[Passes], Iterator[Tensor]]
@@ -60,6 +61,7 @@ class Parts:
     seed: int = 0
     hooks: Hooks = field(default_factory=Hooks)
     losses: Losses = plain
+    team: Team = field(default_factory=Team)
 
 
 def make_accelerator(device: str, precision: str) -> Any:
@@ -99,14 +101,14 @@ def step(parts: Parts, rows: Any, number: int) -> StepEvent:
     torch.manual_seed(parts.seed * 1_000_003 + number)
     parts.dropout.restart(number)
     parts.model.train()
-    batches = parts.batches.step(rows)
-    count = sum(batch.count for batch in batches)
+    share = parts.team.share(parts.batches, rows)
     total = 0.0
-    for batch in batches:
+    for batch, weight in zip(share.batches, share.weights, strict=True):
         for loss in losses_of(parts, batch):
-            part = loss / max(count, 1)
-            parts.accelerator.backward(part)
-            total += float(part.detach())
+            part = loss / max(share.count, 1)
+            parts.accelerator.backward(part if weight == 1 else part * weight)
+            total += float(part.detach()) * (weight > 0)
+    total = parts.team.total(total)
     extra = parts.hooks.extra_loss(parts.model)
     if extra is not None:
         parts.accelerator.backward(extra)
@@ -122,7 +124,6 @@ def step(parts: Parts, rows: Any, number: int) -> StepEvent:
     parts.optimizer.step()
     parts.hooks.after_step(parts.model, number + 1, parts.total_steps)
     parts.optimizer.zero_grad()
-    tokens = sum(batch.tokens for batch in batches)
     return StepEvent(
         step=number + 1,
         total_steps=parts.total_steps,
@@ -130,8 +131,8 @@ def step(parts: Parts, rows: Any, number: int) -> StepEvent:
         loss=total,
         learning_rate=parts.optimizer.param_groups[0]["lr"],
         grad_norm=float(norm),
-        tokens=tokens,
-        tokens_per_second=tokens / (time.perf_counter() - start),
+        tokens=share.tokens,
+        tokens_per_second=share.tokens / (time.perf_counter() - start),
     )
 
 
@@ -141,10 +142,15 @@ def clip(parts: Parts) -> Tensor:
     On a CPU fused AdamW divides by the factor in its own pass, which saves one over all gradients.
     """
     trained = [p for group in parts.optimizer.param_groups for p in group["params"]]
-    if parts.accelerator.device.type != "cpu":
-        return parts.accelerator.clip_grad_norm_(trained, parts.max_grad_norm)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    parts.optimizer.grad_scale = (norm / parts.max_grad_norm).clamp_min(1.0)
+    grads = [p.grad for p in trained if p.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm(grads))
+    factor = (norm / parts.max_grad_norm).clamp_min(1.0)
+    fused = parts.optimizer.defaults.get("fused") and parts.accelerator.device.type == "cpu"
+    if fused and parts.team.size == 1:
+        parts.optimizer.grad_scale = factor
+    else:
+        for grad in grads:
+            local(grad).div_(factor)
     return norm
 
 

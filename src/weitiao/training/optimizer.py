@@ -1,4 +1,4 @@
-"""AdamW with parameter groups, and the learning-rate schedules."""
+"""Optimizers with parameter groups, what they hold, and the learning-rate schedules."""
 
 import math
 import re
@@ -7,6 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from weitiao.core.errors import WeitiaoError
+from weitiao.core.messages import say
+from weitiao.training.team import local
+
+OPTIMIZERS = ("adamw", "adafactor", "adamw-8bit")
+SMALLEST_IN_8_BITS = 4096  # numbers; bitsandbytes keeps the moments of smaller parameters in fp32
+
 
 def make_optimizer(
     model: nn.Module,
@@ -14,8 +21,14 @@ def make_optimizer(
     weight_decay: float,
     layer_decay: float,
     head_learning_rate: float | None,
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over the trainable parameters.
+    kind: str = "adamw",
+    fused: bool = True,
+) -> torch.optim.Optimizer:
+    """An optimizer over the trainable parameters: AdamW (Loshchilov & Hutter 2019), unless ``kind`` says otherwise.
+
+    ``adafactor`` (Shazeer & Stern 2018) keeps, for a matrix, one number for each row and column and no first moment;
+    its steps are not scaled by the parameters' own size, so that a learning rate means what it means for AdamW.
+    ``adamw-8bit`` (Dettmers et al. 2022) keeps both moments in 8 bits, through ``bitsandbytes`` and on GPUs only.
 
     No weight decay on biases, norms and embeddings. With ``layer_decay`` < 1 a layer's rate is that of the layer
     above it times ``layer_decay`` (Howard & Ruder 2018); the head has the full rate, or its own.
@@ -34,7 +47,46 @@ def make_optimizer(
     parameters = [
         {"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()
     ]
-    return torch.optim.AdamW(parameters, lr=learning_rate, fused=True)
+    if kind == "adafactor":
+        return torch.optim.Adafactor(parameters, lr=learning_rate, eps=(None, 1.0))
+    if kind == "adamw-8bit":
+        check_optimizer(kind, next(model.parameters()).device.type)
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, lr=learning_rate)
+    return torch.optim.AdamW(parameters, lr=learning_rate, fused=fused)
+
+
+def check_optimizer(kind: str, device: str) -> None:
+    """Refuse an optimizer that cannot run here.
+
+    Raises:
+        WeitiaoError: it needs a GPU or a package that is missing.
+    """
+    if kind != "adamw-8bit":
+        return
+    from importlib.util import find_spec
+
+    if device == "cpu" or find_spec("bitsandbytes") is None:
+        raise WeitiaoError(
+            say(
+                "--optimizer adamw-8bit needs a GPU and the package bitsandbytes: take --optimizer adafactor, which "
+                "holds less than half of what adamw does",
+                "--optimizer adamw-8bit 需要 GPU 和 bitsandbytes 包：可改用 --optimizer adafactor，其占用不到 adamw 的一半",
+            )
+        )
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """What the optimizer's state will take in this process once it has made a step."""
+    parameters = [local(p) for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, torch.optim.Adafactor):
+        return sum(
+            4 * (p.numel() // p.shape[-1] + p.numel() // p.shape[-2] if p.ndim > 1 else p.numel())
+            for p in parameters
+        )
+    small = SMALLEST_IN_8_BITS if type(optimizer).__name__ == "AdamW8bit" else math.inf
+    return sum((8 if p.numel() < small else 2) * p.numel() for p in parameters)
 
 
 HEAD = 10_000
