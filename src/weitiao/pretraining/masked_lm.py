@@ -14,7 +14,8 @@ class MaskedLm(Pretraining):
 
     Of the tokens chosen, 80 % become [MASK], 10 % a random one, 10 % stay (Devlin et al. 2019). An English word is
     hidden with all its pieces. Chinese has no spaces and no word list comes with this: spans of Chinese pieces are
-    hidden, each going on with a chance of 40 % (1.7 pieces on average), a stand-in for words (after Cui et al. 2020's n-grams).
+    hidden, each going on with a chance of 40 % (1.7 pieces on average), a stand-in for words (after Cui et al. 2020's
+    n-grams).
     """
 
     mask_rate: float = option(
