@@ -1,0 +1,134 @@
+"""A causal language model from scratch against Kneser-Ney n-grams on the same text, and the minute at which it crosses."""
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.data import SHARED
+from benchmarks.harness import Entry
+from benchmarks.ngram import bits
+from weitiao.core.runs import read_events, read_json
+from weitiao.data import token_stream
+from weitiao.data.corpus import Corpus, open_corpus
+
+CHARACTER_ORDERS, TOKEN_ORDERS = 8, 5
+FIELDS = ["en", "zh"]
+
+
+def entries(options: argparse.Namespace) -> Iterator[Entry]:
+    """One corpus in two languages: the smallest model for a quarter of an hour, a larger one for an hour."""
+    for model, steps, rate in (("tiny", 1400, 6e-3), ("small", 1100, 4e-3)):
+        config = {
+            "data": "corpus", "fields": FIELDS, "objective": "causal_lm", "model": model, "tokenizer": "bpe",
+            "tokenizer_size": 4096, "context": 256, "batch_tokens": 2048 if model == "tiny" else 4096, "micro_tokens": 4096,
+            "num_epochs": 1, "max_steps": options.steps or steps, "learning_rate": rate, "schedule": "cosine",
+            "warmup_ratio": 0.03, "weight_decay": 0.05, "held_out": 0.02, "seed": (options.seeds or [1])[0],
+            "evaluate_steps": 50, "precision": "auto", "threads": 1,
+        }  # fmt: skip
+        yield Entry(f"zh-en-{model}", config, lambda config=config: compare(config))
+
+
+def compare(config: dict[str, Any]) -> dict[str, Any]:
+    """Train the model, count the n-grams over the same documents, compare bits per byte of the same held-out text."""
+    folder = harness.SCRATCH / f"language_model-{config['model']}"
+    data = str(SHARED / config["data"])
+    ngrams = harness.remembered(
+        "language_model-characters", lambda: over_characters(open_corpus(data, FIELDS), config)
+    )
+    with harness.sides("weitiao") as (weitiao,):
+        trained = weitiao(pretrain, config | {"data": data, "output": str(folder)})
+        tokens = weitiao(over_tokens, str(folder), trained["pieces"])
+    events, scores = trained["events"], trained["scores"]
+    best = min(ngrams["bits_per_byte"].values())
+    five = ngrams["bits_per_byte"]["5"]
+    crossed = {name: minute(events, value) for name, value in (("5-gram", five), ("best n-gram", best))}
+    order = min(ngrams["bits_per_byte"], key=ngrams["bits_per_byte"].__getitem__)
+    summary = {
+        "bits per byte": scores["bits_per_byte"], "5-gram of characters": five, f"best, {order}-gram": best,
+        "best n-gram of tokens": min(tokens.values()),
+        "minutes": round(trained["seconds"] / 60, 1), "crosses the 5-gram at minute": crossed["5-gram"],
+        "crosses the best at minute": crossed["best n-gram"], "parameters": trained["parameters"],
+    }  # fmt: skip
+    curve = [[round(at / 60, 2), value] for at, value in curve_of(events)]
+    return {
+        "summary": summary,
+        "characters": ngrams,
+        "tokens": tokens,
+        "curve_minutes": curve,
+        "run": trained | {"events": []},
+    }
+
+
+def pretrain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The run, with the encoded corpus kept for the n-grams of tokens."""
+    from weitiao.core.config import build
+    from weitiao.stages import pretrain as stage
+
+    folder = Path(settings["output"])
+    shutil.rmtree(folder, ignore_errors=True)
+    for event in stage.run(build(stage.Config, settings)):
+        kind = type(event).__name__
+        if kind == "EvaluationEvent":
+            print(f"  step {event.step}: {event.scores}", flush=True)
+        if kind == "EvaluationEvent" and event.step == 0:
+            shutil.copytree(folder / "corpus", folder.with_name(folder.name + "-corpus"), dirs_exist_ok=True)
+    metrics = read_json(folder / "metrics.json")
+    kept = [event for event in read_events(folder) if event["event"] in ("step", "evaluation")]
+    return {
+        "events": kept, "scores": metrics["evaluation"]["held_out"]["scores"], "seconds": metrics["cost"]["actual_seconds"],
+        "intervals": metrics["evaluation"]["held_out"]["intervals"], "parameters": metrics["model"]["parameters"],
+        "tokens_per_second": metrics["cost"]["tokens_per_second"], "environment": metrics["environment"],
+        "pieces": settings["tokenizer_size"],
+    }  # fmt: skip
+
+
+def curve_of(events: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(seconds of training, bits per byte of the tracked held-out text) at each evaluation."""
+    seconds, found = 0.0, []
+    for event in events:
+        if event["event"] == "step":
+            seconds += event["tokens"] / event["tokens_per_second"]
+        else:
+            found.append((seconds, event["scores"]["bits_per_byte"]))
+    return found
+
+
+def minute(events: list[dict[str, Any]], level: float) -> Any:
+    """The minute of the first evaluation below a level; "never" where there is none."""
+    at = next((seconds for seconds, value in curve_of(events) if value < level), None)
+    return "never" if at is None else round(at / 60, 1)
+
+
+def over_characters(corpus: Corpus, config: dict[str, Any]) -> dict[str, Any]:
+    """Bits per byte of n-grams of characters, by order; a character that training lacks is one of the symbols."""
+    parts = list(corpus.parts(config["held_out"], config["seed"]))
+    train, held = (
+        "".join(text + "\n" for text, is_held in parts if is_held == wanted) for wanted in (False, True)
+    )
+    codes = [np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in (train, held)]
+    alphabet = np.unique(codes[0])
+    rows = [np.searchsorted(alphabet, code) for code in codes]
+    known = [np.isin(code, alphabet) for code in codes]
+    unknown = len(alphabet)
+    rows = [np.where(is_known, row, unknown) for row, is_known in zip(rows, known, strict=True)]
+    size = len(held.encode("utf-8"))
+    found = {}
+    for order, cost in bits(rows[0], rows[1], unknown + 1, CHARACTER_ORDERS):
+        found[str(order)] = float(cost.sum() / size)
+        print(f"  {order}-gram of characters: {found[str(order)]:.4f} bits per byte", flush=True)
+    return {"bits_per_byte": found, "symbols": unknown + 1, "train_symbols": len(rows[0]), "held_bytes": size}
+
+
+def over_tokens(folder: str, pieces: int) -> dict[str, float]:
+    """The same over the model's own tokens."""
+    rows, about = token_stream.read(Path(folder + "-corpus"))
+    size = about["parts"]["held_out"]["bytes"]
+    train, held = (np.asarray(rows[part]) for part in token_stream.PARTS)
+    return {
+        str(order): float(cost.sum() / size) for order, cost in bits(train, held[1:], pieces, TOKEN_ORDERS)
+    }
