@@ -6,6 +6,7 @@ which alone writes the database: a trial sends its dev scores as they come, and 
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shlex
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def trials(study: Study, config: "Config") -> Iterator[Event]:
         local: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {
             "num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES,
         }  # fmt: skip
-        ray.init(log_to_driver=False, logging_level="error", **local)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         yield from _Run(ray, study, config).events()
     finally:

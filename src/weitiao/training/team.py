@@ -10,13 +10,16 @@ import copy
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weitiao.training.batches import Batch, Batches
+from weitiao.training.batches import Batch
+
+if TYPE_CHECKING:
+    from weitiao.training.loop import Steps
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Team:
             AcceleratorState._reset_state()
             PartialState._reset_state()
 
-    def share(self, batches: Batches, rows: np.ndarray) -> Share:
+    def share(self, batches: "Steps", rows: np.ndarray) -> Share:
         """This process's part of a step. All have as many micro-batches, since a layer's weights come together in each.
 
         Who would have fewer runs one again, and multiplies its loss by 0.
