@@ -102,9 +102,11 @@ def trained(vision: Path, training: Path, settings: dict[str, Any], name: str) -
     folder = SCRATCH / "bridge" / f"reader-{name}"
     if (folder / "metrics.json").exists():
         return weitiao.load(folder)
+    if (folder / "config.yaml").exists():  # it was interrupted
+        return weitiao.finetune(output=folder, resume=True)
     return weitiao.finetune(
         training, output=folder, task="image_to_text", tuning="bridge", vision=str(vision), test_fraction=0.0,
-        dev_fraction=0.0, overwrite=True, **settings,
+        dev_fraction=0.0, checkpoint_steps=25, **settings,
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def toy(digits: Path, tiny_model: Path, tmp_path: Path) -> dict[str, dict[str, A
     texts = {"MODEL": tiny, "ROWS": 120, "TESTED": 60, "EPOCHS": 1}
     return {
         "1_mnist": {"DATA": digits, "ROWS": 400, "TESTED": 100, "EPOCHS": 2},
-        "2_pretraining": {"CORPUS_TEXTS": 2400, "STEPS": 4, "VOCABULARY": 1000, "ROWS": 60, "EPOCHS": 1},
+        "2_pretraining": {"CORPUS_TEXTS": 900, "STEPS": 3, "VOCABULARY": 600, "ROWS": 60, "EPOCHS": 1},
         "3_finetuning": texts,
         "4_efficient_tuning": texts,
         "5_image_to_text": {
