@@ -247,7 +247,7 @@ def vision(digits, tmp_path_factory) -> "weitiao.Run":
 def reader(digits, vision, llama, tmp_path_factory) -> "weitiao.Run":
     return weitiao.finetune(
         digits, output=tmp_path_factory.mktemp("runs") / "reader", task="image_to_text", vision=str(vision.folder),
-        model=str(llama), tuning="bridge", questions="name,even", num_epochs=30, learning_rate=1e-2, bridge_size=32,
+        model=str(llama), tuning="bridge", questions="name", num_epochs=20, learning_rate=1e-2, bridge_size=32,
         batch_size=24, **SHORT,
     )  # fmt: skip
 
