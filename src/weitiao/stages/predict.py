@@ -183,7 +183,8 @@ def _inverted(model: Any) -> Iterator[Event]:
                     f"{count:,} pictures have the ground that the training pictures have not (dark on light, or light on "
                     "dark): inverted",
                     f"{count:,} 张图片的底色与训练图片相反（浅底深字或深底浅字）：已反相",
-                )
+                ),
+                "warning",
             )
 
 
