@@ -466,7 +466,7 @@ def test_losses_of_one_kind_add_up(tiny_model):
     ("cross_entropy+-1*fgm", "'-1' is no weight for fgm"),
     ("cross_entropy+much*fgm", "'much' is no weight for fgm"),
     ("cross_entropy+nan*fgm", "'nan' is no weight for fgm"),
-    ("binary_cross_entropy+fgm", "is for labels; this task has classes. Choices: confidence_penalty, cross_entropy"),
+    ("binary_cross_entropy+fgm", "is for labels; this task has classes. Choices: confidence_penalty, cosine_pairs"),
 ])  # fmt: skip
 def test_what_cannot_work_is_one_line_before_training(tiny_model, tmp_path, capsys, objective, said):
     data = tmp_path / "data.csv"
@@ -493,7 +493,7 @@ def test_data_and_settings_that_do_not_suit_are_refused(tiny_model, tmp_path, se
 
 def test_a_tagger_cannot_compare_whole_texts():
     objective = compose("cross_entropy+supervised_contrastive", {})
-    with pytest.raises(WeitiaoError, match="heads of the kinds pooled, marker; this task's is token"):
+    with pytest.raises(WeitiaoError, match="heads of the kinds pooled, marker, cloze; this task's is token"):
         objective.check("classes", "token", None)
 
 

@@ -74,6 +74,7 @@ def rung(folder: Path, name: str) -> dict[str, Any]:
     return next(each for each in read_json(folder / "climb.json")["rungs"] if each["name"] == name)
 
 
+@pytest.mark.soak
 def test_every_rung_is_there_with_the_figures_of_its_runs(whole):
     climbed = read_json(whole / "climb.json")
     runs = {run["folder"]: run for each in climbed["rungs"] for run in each["runs"]}
@@ -91,6 +92,7 @@ def test_every_rung_is_there_with_the_figures_of_its_runs(whole):
     assert lora["weights_bytes"] < full["weights_bytes"]
 
 
+@pytest.mark.soak
 def test_each_rung_uses_what_one_before_it_made(whole):
     settings = {run: read_yaml(whole / run / "config.yaml") for run in RUNS}
     assert settings["3-finetuning/own"]["model"] == str(whole / "2-pretraining" / "masked")
@@ -100,6 +102,7 @@ def test_each_rung_uses_what_one_before_it_made(whole):
         assert settings[run]["model"] == str(whole / "2-pretraining" / "causal")
 
 
+@pytest.mark.soak
 def test_nothing_that_is_tested_on_is_in_the_corpus(whole):
     lines = (whole / "0-data" / "corpus" / "texts.jsonl").read_text("utf-8").splitlines()
     corpus = {json.loads(line)["text"] for line in lines}
@@ -108,6 +111,7 @@ def test_nothing_that_is_tested_on_is_in_the_corpus(whole):
     assert read_splits(whole / "0-data" / "dialogues")["test"].rows["answer"] == tables["test"].rows["label"]
 
 
+@pytest.mark.soak
 def test_formulas_are_checked_on_the_trained_models(whole):
     check = rung(whole, "mnist")["gradient"]
     assert check["difference"] < 1e-12
@@ -137,6 +141,7 @@ def test_the_gradient_check_would_see_a_wrong_answer():
     assert check["loss"] == pytest.approx(-np.log(p[1]))
 
 
+@pytest.mark.soak
 def test_the_page_stands_alone_in_both_languages(whole):
     html = (whole / "report.html").read_text(encoding="utf-8")
     assert "<script" not in html and "http" not in html.replace("http-equiv", "")
@@ -151,6 +156,7 @@ def test_the_page_stands_alone_in_both_languages(whole):
         assert escape(text["said"]) in html
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_table_keeps_within_100_columns(whole, monkeypatch, language):
     monkeypatch.setenv("WEITIAO_LANG", language)
@@ -159,6 +165,7 @@ def test_the_table_keeps_within_100_columns(whole, monkeypatch, language):
     assert max(map(width, lines)) <= 100
 
 
+@pytest.mark.soak
 def test_a_complete_climb_does_nothing_twice(whole, flags, tmp_path, capsys):
     folder = shutil.copytree(whole, tmp_path / "again")
     before, page = records(folder), (folder / "report.html").read_bytes()
@@ -168,6 +175,7 @@ def test_a_complete_climb_does_nothing_twice(whole, flags, tmp_path, capsys):
     assert (folder / "report.html").read_bytes() == page
 
 
+@pytest.mark.soak
 def test_a_killed_climb_goes_on_where_it_was(whole, flags, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "killed")
     for path in (folder / "report.html", folder / "climb.json"):
@@ -186,6 +194,7 @@ def test_a_killed_climb_goes_on_where_it_was(whole, flags, tmp_path):
     assert weights(folder) == weights(whole)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -227,6 +236,7 @@ def test_wrong_data_is_one_clear_line(flags, tmp_path, capsys, wrong, said):
     assert not list(folder.glob("0-data/.*")), "nothing half-written is left"
 
 
+@pytest.mark.soak
 def test_a_folder_with_another_run_is_left_alone(whole, flags, capsys):
     run = whole / "1-mnist" / "cnn"
     before = sorted(run.rglob("*"))

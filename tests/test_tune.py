@@ -268,7 +268,9 @@ def test_a_search_without_a_dev_part_is_refused_before_anything_is_trained(setti
 
 
 @pytest.mark.soak
-def test_ray_runs_trials_side_by_side_and_finds_what_one_after_the_other_does(whole, recipe, tmp_path, capsys):
+def test_ray_runs_trials_side_by_side_and_finds_what_one_after_the_other_does(
+    whole, recipe, tmp_path, capsys
+):
     pytest.importorskip("ray")
     folder = tmp_path / "titles"
     flags = ["--trials", "4", "--pruner", "none", "--sampler", "random", "--engine", "ray", "--parallel", "2"]

@@ -1,7 +1,7 @@
 """A sound as a picture: the loudness of each pitch over time, so that what reads pictures can read speech.
 
-WAV files of whole numbers (8 to 32 bits), read with the standard library; the spectrogram needs numpy alone. Frames under
-a Hann window, their power in triangular bands on the mel scale (Stevens et al. 1937; 2595 log10(1 + f / 700)), in decibels
+WAV files of whole numbers (8 to 32 bits), read with the standard library; the spectrogram needs numpy. Frames under
+a Hann window, power in triangular bands on the mel scale (Stevens et al. 1937; 2595 log10(1 + f / 700)), in decibels
 below the loudest. Time is stretched so that a whole recording fills the picture; low pitches are at the bottom.
 """
 

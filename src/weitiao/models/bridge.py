@@ -112,7 +112,8 @@ class Bridge(nn.Module):
             new[:, :, : len(question)] = old
         cache.advance(len(question), None)
         # ``step`` is made for writing, without gradients; what follows the question must have them.
-        return Decoder.step.__wrapped__(self.decoder, None, cache, inputs_BLD=x_BLD), cache  # type: ignore[attr-defined]
+        step = Decoder.step.__wrapped__  # type: ignore[attr-defined]
+        return step(self.decoder, None, cache, inputs_BLD=x_BLD), cache
 
     def _question(self, ids: Tensor) -> Cache:
         key = tuple(ids.tolist())

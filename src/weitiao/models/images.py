@@ -11,7 +11,7 @@ DEPTHLESS = 1 << 30  # the ``max_length`` of a model whose inputs are all of one
 
 @dataclass(frozen=True)
 class Images:
-    """One micro-batch of pictures: ``pixels_BCHW``, fp32 in 0 .. 1; and features of their captions, where they have any."""
+    """One micro-batch of pictures: ``pixels_BCHW``, fp32 in 0 .. 1; and features of their captions, if any."""
 
     pixels_BCHW: Tensor
     features_BKF: Tensor | None = None

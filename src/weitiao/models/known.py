@@ -105,7 +105,7 @@ CONVERTERS = {"e5_file": _convert_e5, "gguf_file": _convert_gguf}
 
 
 def resolve_model(name: str | Path = DEFAULT, tell: Tell | None = None) -> Resolved:
-    """The folder of a model: a folder (also a run's, with ``model`` in it), a known name, or a hub id, fetched if need be.
+    """The folder of a model: a folder (also a run's, with ``model`` in it), a known name or a hub id.
 
     Raises:
         WeitiaoError: no such model, no route to it, or a folder that cannot be opened safely.

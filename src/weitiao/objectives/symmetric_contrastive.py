@@ -1,6 +1,6 @@
 """Each picture must find its captions in the batch, and each caption its picture / 图文互找的对比损失（CLIP）.
 
-Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 2.3, with a
+Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 2.3, a
 fixed temperature and several captions a picture.
 """
 

@@ -180,7 +180,7 @@ def _inverted(model: Any) -> Iterator[Event]:
         if count:
             yield NoteEvent(
                 say(
-                    f"{count:,} pictures have the ground that the training pictures have not (dark on light, or light on "
+                    f"{count:,} pictures have the ground that the training pictures have not (dark on light, light on "
                     "dark): inverted",
                     f"{count:,} 张图片的底色与训练图片相反（浅底深字或深底浅字）：已反相",
                 ),

@@ -60,7 +60,7 @@ def answered(kind: str, labels: Sequence[str]) -> tuple[str, str]:
 def with_questions(table: Table, kinds: Sequence[str], most: int = 0) -> Table:
     """A table of pictures and digits as one of questions: each row asks one kind, the next row the next.
 
-    A question about two pictures takes the row before as its second. Labels that are no digits are asked for themselves.
+    A question about two pictures takes the row before as its second. Other labels are asked for themselves.
 
     Args:
         most: questions, about rows drawn at random, the same each time; 0: one about every row.

@@ -139,7 +139,7 @@ class PictureTask(Task):
 class Ground:
     """Whether a model's pictures are light on dark or dark on light: new ones that are the other way are inverted.
 
-    Told by the pictures' borders. What the training pictures' were is kept in the model's folder; a border between light
+    Told by the pictures' borders. What the training pictures' were is kept beside the model; a border between light
     and dark, as photographs have, decides nothing.
 
     Args:

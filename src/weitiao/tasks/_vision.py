@@ -1,4 +1,4 @@
-"""The two frozen sides of a model that answers about pictures: the vision encoder's features, and reading off answers."""
+"""The two frozen sides of a model that answers about pictures: the vision encoder's features, and reading answers."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -133,7 +133,7 @@ def vision_size(vision: str) -> int:
 def likeliest(
     model: "TextModel", encoded: Encoded, autocast: Callable[[], Any] = contextlib.nullcontext, **_: Any
 ) -> list[np.ndarray]:
-    """The likeliest token at each place of an answer, given the true ones before it, and its probability, ``[A, 2]``."""
+    """The likeliest token at each place of an answer, given the true ones before, and its probability, ``[A, 2]``."""
     import torch
 
     from weitiao.training.batches import Batches, in_order

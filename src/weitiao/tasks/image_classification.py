@@ -10,7 +10,7 @@ from weitiao.core.config import option
 from weitiao.data.columns import IMAGES
 from weitiao.data.encode import Encoded
 from weitiao.evaluation.base import Predictions
-from weitiao.tasks._pictures import Pictures, PictureTask
+from weitiao.tasks._pictures import Ground, Pictures, PictureTask
 from weitiao.tasks.base import Answers, class_targets, label_of, ranked, softmax
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ class ImageClassification(PictureTask):
     def encode_rows(
         self, rows: list[dict[str, Any]], tokenizer: Any, max_length: int, answers: Answers | None
     ) -> Encoded:
-        encoded = self.encode_pixels(rows, tokenizer)
+        encoded = self.encode_pixels(rows, tokenizer if isinstance(tokenizer, Ground) else None)
         if answers is not None:
             encoded.targets = class_targets(rows, answers)
         return encoded

@@ -1,7 +1,7 @@
 """Pictures that a language model answers questions about, in words / 看图回答：语言模型用文字回答有关图片的问题.
 
-A vision encoder trained before (``--vision``) makes features of each picture, once; ``--tuning bridge`` trains what makes
-embeddings of them that the frozen language model reads.
+A vision encoder trained before (``--vision``) makes features of each picture, once; ``--tuning bridge`` trains what
+makes embeddings of them that the frozen language model reads.
 """
 
 import shutil
@@ -166,7 +166,7 @@ class ImageToText(Task):
     ) -> list[Any]:
         """Of each example what the model answers, in words, and its probability.
 
-        Where the true answer is known, the likeliest tokens ``[A, 2]`` instead, each after the true ones before it: all of
+        Where the true answer is known, the likeliest tokens ``[A, 2]`` instead, each after the true ones: all of
         them are right just when the answer that the model writes by itself is, and no token waits for another.
         """
         from weitiao.tasks._vision import likeliest, written

@@ -1,4 +1,4 @@
-"""Pictures become a few embeddings that a frozen language model reads; only the projector learns / 图文桥接：只训练投影层，语言模型冻结.
+"""Pictures become embeddings that a frozen language model reads; the projector learns / 图文桥接：只训练投影层，语言模型冻结.
 
 For the task image-to-text. See ``models.bridge``.
 """
