@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from weitiao.core.config import option
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, NoteEvent, ResultEvent, TextEvent
 from weitiao.core.messages import say
+from weitiao.stages._sampled import Asking
 
 EXAMPLES = (
     "weitiao chat runs/chat",
@@ -19,45 +19,8 @@ EXAMPLES = (
 
 
 @dataclass
-class Config:
+class Config(Asking):
     """With whom, and how answers are chosen."""
-
-    run: str = option(
-        "",
-        "a run's folder, a bundle's, or a language model's name",
-        "运行目录、部署包目录或语言模型名称",
-        positional=True,
-    )
-    system: str = option("", "the system's message before the dialogue", "对话之前的系统消息")
-    max_new_tokens: int = option(256, "tokens of an answer at most", "每条回答的最大词元数", least=1)
-    temperature: float = option(
-        0.0, "0 takes the likeliest token always", "温度；0 表示总取概率最高的词元", least=0
-    )
-    top_k: int = option(
-        0, "only the k likeliest tokens (0: all)", "只保留概率最高的 k 个词元（0：全部）", least=0
-    )
-    top_p: float = option(
-        1.0,
-        "only the likeliest that together reach this probability",
-        "只保留累计概率达到该值的词元",
-        least=0,
-        most=1,
-    )
-    min_p: float = option(
-        0.0,
-        "only those this fraction as likely as the likeliest",
-        "只保留概率不低于最高概率该比例的词元",
-        least=0,
-        most=1,
-    )
-    repetition_penalty: float = option(
-        1.0, "above 1: what occurred becomes less likely", "大于 1 时，已出现的词元概率降低", least=0.01
-    )
-    stop: list[str] = option([], "texts that end an answer, a,b,c", "使回答结束的文本 a,b,c")
-    seed: int | None = option(
-        None, "the same seed gives the same answers", "相同的种子得到相同的回答", least=0
-    )
-    threads: int = option(0, "CPU threads (0: all)", "CPU 线程数（0：全部）", least=0)
 
 
 def run(config: Config) -> Iterator[Event]:
@@ -65,9 +28,8 @@ def run(config: Config) -> Iterator[Event]:
     if not config.run:
         raise WeitiaoError(say("Name a model: weitiao chat RUN", "请指定模型：weitiao chat 目录"))
     from weitiao.stages._talker import open_talker
-    from weitiao.stages.generate import sampling_of
 
-    sampling = sampling_of(config)
+    sampling = config.sampling()
     talker = open_talker(config.run, config.threads)
     if talker.prompts.template is None:
         raise WeitiaoError(

@@ -11,6 +11,7 @@ from weitiao.core.config import option
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event, NoteEvent, ProgressEvent, ResultEvent, TextEvent
 from weitiao.core.messages import say
+from weitiao.stages._sampled import Asking
 
 EXAMPLES = (
     'weitiao generate runs/chat "用一句话介绍机器学习"',
@@ -21,51 +22,19 @@ EXAMPLES = (
 
 
 @dataclass
-class Config:
+class Config(Asking):
     """What to ask, and how the answer is chosen."""
 
-    run: str = option(
-        "",
-        "a run's folder, a bundle's, or a language model's name",
-        "运行目录、部署包目录或语言模型名称",
-        positional=True,
-    )
     prompts: list[str] = option(
         [], "texts to answer or continue; '-' reads standard input, a line each", "要回答或续写的文本；“-”从标准输入逐行读取",
         positional=True,
     )  # fmt: skip
-    system: str = option("", "the system's message before the prompt", "提示之前的系统消息")
     raw: bool = option(
         False, "continue the text as it is, without the chat template", "不用对话模板，直接续写文本"
-    )
-    max_new_tokens: int = option(256, "tokens written at most", "最多生成的词元数", least=1)
-    temperature: float = option(
-        0.0, "0 takes the likeliest token always", "温度；0 表示总取概率最高的词元", least=0
-    )
-    top_k: int = option(
-        0, "only the k likeliest tokens (0: all)", "只保留概率最高的 k 个词元（0：全部）", least=0
-    )
-    top_p: float = option(
-        1.0,
-        "only the likeliest that together reach this probability",
-        "只保留累计概率达到该值的词元",
-        least=0,
-        most=1,
-    )
-    min_p: float = option(
-        0.0,
-        "only those this fraction as likely as the likeliest",
-        "只保留概率不低于最高概率该比例的词元",
-        least=0,
-        most=1,
-    )
-    repetition_penalty: float = option(
-        1.0, "above 1: what occurred becomes less likely", "大于 1 时，已出现的词元概率降低", least=0.01
     )
     beams: int = option(
         1, "texts followed at once, of which the likeliest is kept", "束搜索的束数", least=1, most=64
     )
-    stop: list[str] = option([], "texts that end the answer, a,b,c", "使回答结束的文本 a,b,c")
     choices: list[str] = option([], "the answer is one of these, a,b,c", "回答必须是其中之一 a,b,c")
     regex: str = option("", "the answer matches this regular expression", "回答须匹配该正则表达式")
     schema: str = option(
@@ -73,10 +42,6 @@ class Config:
         "the answer is JSON of this schema: a file, or the schema itself",
         "回答须为符合该 JSON schema 的 JSON：文件或 schema 本身",
     )
-    seed: int | None = option(
-        None, "the same seed gives the same answer", "相同的种子得到相同的回答", least=0
-    )
-    threads: int = option(0, "CPU threads (0: all)", "CPU 线程数（0：全部）", least=0)
     output: str = option(
         "",
         "file for the answers, JSON lines (default: standard output)",
@@ -95,7 +60,7 @@ def run(config: Config) -> Iterator[Event]:
         )
     from weitiao.stages._talker import open_talker
 
-    sampling = sampling_of(config)
+    sampling = config.sampling()
     prompts = _lines() if config.prompts == ["-"] else config.prompts
     talker = open_talker(config.run, config.threads)
     pattern = talker.constraint(config.choices, config.regex, _schema(config.schema))
@@ -122,18 +87,6 @@ def run(config: Config) -> Iterator[Event]:
             say(f"{len(answers)} answers: {config.output}", f"{len(answers)} 条回答：{config.output}")
         )
     yield ResultEvent(config.output, {} if config.output else {"jsonl": answers})
-
-
-def sampling_of(config: Any) -> Any:
-    """The settings of choosing tokens in a config.
-
-    Raises:
-        WeitiaoError: one is out of its range.
-    """
-    from weitiao.generation.sampling import Sampling
-
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed")
-    return Sampling(**{name: getattr(config, name) for name in names})
 
 
 def _lines() -> list[str]:
