@@ -2,10 +2,11 @@
 
 import json
 import re
-from functools import cache
 from typing import Any
 
 import numpy as np
+
+from weitiao.core.byte_letters import byte_letters
 
 ENDS = tuple("。！？!?.;；…\n")
 CHINESE = re.compile(r"[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff]")
@@ -25,7 +26,7 @@ def facts(tokenizer: Any) -> dict[str, np.ndarray]:
 def _piece(piece: str, style: str) -> tuple[bool, bool, bool]:
     """``style``: "bytes" (a space is a byte before the word), "spaces" (SentencePiece), "hashes" (WordPiece)."""
     if style == "bytes":
-        raw = bytes(_byte_of().get(char, 32) for char in piece)
+        raw = bytes(byte_letters().get(char, 32) for char in piece)
         text = raw.decode("utf-8", "ignore")
         # A byte that goes on a character begins nothing; letters without a space before them go on a word.
         starts = not (raw and 0x80 <= raw[0] < 0xC0) and not text[:1].isalnum()
@@ -37,11 +38,3 @@ def _piece(piece: str, style: str) -> tuple[bool, bool, bool]:
         starts = not piece.startswith("##")
     chinese = bool(CHINESE.match(text.lstrip()))
     return starts or chinese, chinese, text.rstrip(" ").endswith(ENDS)
-
-
-@cache
-def _byte_of() -> dict[str, int]:
-    """GPT-2's letters for bytes, turned round: printable Latin-1 stands for itself, the others from U+0100 on."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in own]
-    return {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(others)}

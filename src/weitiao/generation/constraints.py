@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from weitiao.core.byte_letters import byte_letters
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
 from weitiao.generation._regex import DEAD, START, automaton
@@ -72,13 +73,6 @@ class Vocabulary:
                     self._before = number, text
                     break
         return self._before
-
-
-def byte_letters() -> dict[str, int]:
-    """The letters that byte-level tokenizers write bytes with: printable ones themselves, others from U+0100 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 class Pattern:

@@ -111,9 +111,7 @@ class Bridge(nn.Module):
         for new, old in zip((*cache.keys, *cache.values), (*past.keys, *past.values), strict=True):
             new[:, :, : len(question)] = old
         cache.advance(len(question), None)
-        # ``step`` is made for writing, without gradients; what follows the question must have them.
-        step = Decoder.step.__wrapped__  # type: ignore[attr-defined]
-        return step(self.decoder, None, cache, inputs_BLD=x_BLD), cache
+        return self.decoder.read(None, cache, inputs_BLD=x_BLD), cache
 
     def _question(self, ids: Tensor) -> Cache:
         key = tuple(ids.tolist())

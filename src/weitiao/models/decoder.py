@@ -260,7 +260,11 @@ class Decoder(nn.Module):
         return Cache(self.shape, batch, capacity, self.model.embed_tokens.weight.detach())
 
     @torch.no_grad()
-    def step(
+    def step(self, ids_BL: Tensor, cache: Cache, counts_B: Tensor | None = None) -> Tensor:
+        """``read`` without gradients, as writing needs it."""
+        return self.read(ids_BL, cache, counts_B)
+
+    def read(
         self,
         ids_BL: Tensor | None,
         cache: Cache,

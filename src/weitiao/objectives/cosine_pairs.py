@@ -7,8 +7,7 @@ mean of (1 - cos)^2 over the pairs of one class and of cos^2 over the others, ha
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from weitiao.core.errors import WeitiaoError
-from weitiao.core.messages import say
+from weitiao.objectives._pairs import need_two_classes
 from weitiao.objectives.base import Addition
 
 if TYPE_CHECKING:
@@ -26,13 +25,7 @@ class CosinePairs(Addition):
     compares_examples = True
 
     def prepare(self, targets: "Tensor", classes: int) -> None:
-        if len(targets.unique()) < 2:
-            raise WeitiaoError(
-                say(
-                    "cosine_pairs needs texts of two classes or more: the training table has one",
-                    "cosine_pairs 需要至少两个类别，而训练表中只有一个",
-                )
-            )
+        need_two_classes("cosine_pairs", targets)
 
     def term(self, passes: "Passes") -> "Tensor":
         import torch

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weitiao.core.config import option
-from weitiao.core.errors import WeitiaoError
-from weitiao.core.messages import say
+from weitiao.objectives._pairs import need_two_classes
 from weitiao.objectives.base import Addition
 
 if TYPE_CHECKING:
@@ -29,13 +28,7 @@ class SupervisedContrastive(Addition):
     compares_examples = True
 
     def prepare(self, targets: "Tensor", classes: int) -> None:
-        if len(targets.unique()) < 2:
-            raise WeitiaoError(
-                say(
-                    "supervised_contrastive needs texts of two classes or more: the training table has one",
-                    "supervised_contrastive 需要至少两个类别，而训练表中只有一个",
-                )
-            )
+        need_two_classes("supervised_contrastive", targets)
 
     def term(self, passes: "Passes") -> "Tensor":
         import torch

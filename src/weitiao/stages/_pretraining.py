@@ -13,7 +13,7 @@ import torch
 from weitiao.core.config import to_yaml
 from weitiao.core.device import keep_freed_memory, pick_device, pick_precision, set_threads
 from weitiao.core.errors import Interrupted, WeitiaoError
-from weitiao.core.events import CheckpointEvent, EvaluationEvent, Event, NoteEvent
+from weitiao.core.events import CheckpointEvent, EvaluationEvent, Event
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_file, read_json, remove_leftovers
 from weitiao.models.encoder import Encoder
@@ -21,7 +21,7 @@ from weitiao.models.kernels import Dropout
 from weitiao.models.language_head import MaskedHead
 from weitiao.pretraining._composed import compose
 from weitiao.stages import _language_corpus, _language_end, _language_model, _language_scores
-from weitiao.stages._resume import how_to_resume
+from weitiao.stages._resume import going_on, how_to_resume, newest_checkpoint
 from weitiao.stages.pretrain import SIZES
 from weitiao.training import checkpoint
 from weitiao.training.corpus_batches import CorpusBatches
@@ -217,27 +217,14 @@ class Training:
             self.model.head.restore()
 
     def _resumed(self, parts: Parts) -> Generator[Event, None, int]:
-        if not self.config.resume:
-            return 0
-        skipped: list[str] = []
-        path = checkpoint.newest(self.checkpoints, skipped=skipped)
-        for name in skipped:
-            yield NoteEvent(
-                say(f"Checkpoint {name} is damaged and was skipped", f"检查点 {name} 已损坏，已跳过"),
-                "warning",
-            )
-            shutil.rmtree(self.checkpoints / name, ignore_errors=True)
+        path = (yield from newest_checkpoint(self.checkpoints)) if self.config.resume else None
         if path is None:
-            yield NoteEvent(
-                say("No complete checkpoint: starting from the beginning", "没有完整的检查点：从头开始"),
-                "warning",
-            )
             return 0
         state = read_json(path / "state.json")
         self.hooks.phase(self.model, state["step"])
         checkpoint.load(path, self.model, parts.optimizer, parts.hooks)
         self.best = state["best"]
-        yield NoteEvent(say(f"Going on from step {state['step']}", f"从第 {state['step']} 步继续"))
+        yield going_on(state["step"])
         return int(state["step"])
 
     def _evaluated(self, step: int) -> Event:

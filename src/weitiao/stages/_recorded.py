@@ -1,23 +1,15 @@
 """Events on their way to people, kept in the run folder and given to the trackers once the folder is there."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import Event
 from weitiao.core.messages import say
 from weitiao.core.runs import Recorder
 from weitiao.stages._resume import how_to_resume
-
-
-class Work(Protocol):
-    """What is recorded: ``opened`` says that the run folder is there."""
-
-    opened: bool
-
-    def events(self) -> Iterator[Event]:
-        """Do it."""
 
 
 def refuse_taken(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -31,33 +23,46 @@ def refuse_taken(folder: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def recorded(work: Work, folder: Path, stage: str, trackers: list[str], settings: str) -> Iterator[Event]:
-    """The work's events, each also written to ``events.jsonl``; those before the folder was there are written then.
+def recorded(
+    events: Iterator[Event],
+    opened: Callable[[], bool],
+    folder: Path,
+    trackers: Sequence[str] = (),
+    settings: str = "",
+) -> Iterator[Event]:
+    """The events, each also written to ``events.jsonl`` once the folder is ``opened``; those before are written then.
 
-    Raises:
-        Interrupted: Ctrl-C after the folder was opened; it says how to go on.
+    Args:
+        trackers: what is told of them too, with the settings as YAML.
     """
     early: list[Event] = []
     consumers: list[Any] = []
     try:
-        for event in work.events():
-            if not consumers and work.opened:
+        for event in events:
+            if not consumers and opened():
                 consumers.append(Recorder(folder))
                 if trackers:
                     from weitiao.reporting.trackers import make
 
-                    consumers += make(trackers, folder, {"settings": settings})
+                    consumers += make(list(trackers), folder, {"settings": settings})
                 for consume in consumers:
                     for earlier in early:
                         consume(earlier)
             for consume in consumers or [early.append]:
                 consume(event)
             yield event
-    except KeyboardInterrupt:
-        if not work.opened:
-            raise
-        way = how_to_resume(folder, stage)
-        raise Interrupted(say(f"Stopped. {way}", f"已停止。{way}")) from None
     finally:
         for consume in consumers:
             consume.close()
+
+
+@contextlib.contextmanager
+def resumable(opened: Callable[[], bool], folder: Path, stage: str) -> Iterator[None]:
+    """Ctrl-C inside becomes ``Interrupted``, which says how to go on, where the folder was ``opened`` before."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not opened():
+            raise
+        way = how_to_resume(folder, stage)
+        raise Interrupted(say(f"Stopped. {way}", f"已停止。{way}")) from None

@@ -69,32 +69,44 @@ def same_data(began_with: dict[str, str], sources: dict[str, dict[str, Any]]) ->
             )
 
 
-def gone_on(run: "Training", parts: "Parts") -> Generator[Event, None, int]:
-    """Go on from the newest complete checkpoint; returns the step to begin with."""
-    if not run.config.resume:
-        return 0
+def newest_checkpoint(checkpoints: Path) -> Generator[Event, None, Path | None]:
+    """The newest complete checkpoint to go on from; damaged ones are told of and removed."""
     from weitiao.training import checkpoint
 
     skipped: list[str] = []
-    path = checkpoint.newest(run.checkpoints, skipped=skipped)
+    path = checkpoint.newest(checkpoints, skipped=skipped)
     for name in skipped:
         yield NoteEvent(
             say(f"Checkpoint {name} is damaged and was skipped", f"检查点 {name} 已损坏，已跳过"),
             "warning",
         )
-        shutil.rmtree(run.checkpoints / name, ignore_errors=True)
+        shutil.rmtree(checkpoints / name, ignore_errors=True)
     if path is None:
         yield NoteEvent(
             say("No complete checkpoint: starting from the beginning", "没有完整的检查点：从头开始"),
             "warning",
         )
+    return path
+
+
+def gone_on(run: "Training", parts: "Parts") -> Generator[Event, None, int]:
+    """Go on from the newest complete checkpoint; returns the step to begin with."""
+    path = (yield from newest_checkpoint(run.checkpoints)) if run.config.resume else None
+    if path is None:
         return 0
+    from weitiao.training import checkpoint
+
     same_data(read_json(path / "state.json").get("data", {}), run.data.sources)
     state = checkpoint.load(path, run.model, parts.optimizer, parts.hooks)
     run.best = state["best"]
     run.objective.load_state(state.get("objective", {}))
-    yield NoteEvent(say(f"Going on from step {state['step']}", f"从第 {state['step']} 步继续"))
+    yield going_on(state["step"])
     return state["step"]
+
+
+def going_on(step: int) -> NoteEvent:
+    """Which step a resumed run begins after."""
+    return NoteEvent(say(f"Going on from step {step}", f"从第 {step} 步继续"))
 
 
 def is_complete(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from weitiao.core.config import option, to_yaml
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event
 from weitiao.core.messages import say
-from weitiao.stages._recorded import recorded, refuse_taken
+from weitiao.stages._recorded import recorded, refuse_taken, resumable
 from weitiao.stages._resume import already_done, is_complete, stored
 
 EXAMPLES = (
@@ -141,4 +141,5 @@ def run(config: Config) -> Iterator[Event]:
     from weitiao.stages._pretraining import Training
 
     work = Training(config, folder)
-    yield from recorded(work, folder, "pretrain", config.trackers, to_yaml(config))
+    with resumable(lambda: work.opened, folder, "pretrain"):
+        yield from recorded(work.events(), lambda: work.opened, folder, config.trackers, to_yaml(config))

@@ -18,8 +18,9 @@ from weitiao.core.config import build, make_member, member_options, option, opti
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import Event, NoteEvent, ResultEvent
 from weitiao.core.messages import say
-from weitiao.core.runs import Recorder, promoted, read_json, sha256, write_json
+from weitiao.core.runs import promoted, read_json, sha256, write_json
 from weitiao.stages import finetune
+from weitiao.stages._recorded import recorded
 from weitiao.stages._resume import is_complete
 
 EXAMPLES = (
@@ -211,15 +212,8 @@ def _recorded(training: Any, folder: Path, config: Config) -> Iterator[Event]:
     import datasets
 
     datasets.disable_progress_bars()
-    early: list[Event] = []
-    recorder = None
     try:
-        for event in training.events():
-            if recorder is None and training.opened:
-                recorder = Recorder(folder)
-                for earlier in early:
-                    recorder(earlier)
-            (recorder or early.append)(event)
+        for event in recorded(training.events(), lambda: training.opened, folder):
             if not isinstance(event, ResultEvent):  # the last word is the ledger's
                 yield event
     except (Interrupted, KeyboardInterrupt):
@@ -229,7 +223,5 @@ def _recorded(training: Any, folder: Path, config: Config) -> Iterator[Event]:
                 f"已停止，运行照旧作答。再次运行同一命令即可继续：{again} …")
         ) from None  # fmt: skip
     finally:
-        if recorder:
-            recorder.close()
-        elif (folder / "update.json").exists():
+        if not training.opened and (folder / "update.json").exists():
             shutil.rmtree(folder, ignore_errors=True)  # what cannot be trained leaves no folder
