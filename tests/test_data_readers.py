@@ -457,3 +457,11 @@ def test_real_splits_and_the_headerless_news():
     news = read_table(SHARED / "text/ag_news_test.csv.gz")
     assert news.headerless and len(news) == 7600
     assert news.find(CLASSIFICATION, {"text": "column_3", "label": "column_1"})["label"] == "column_1"
+
+
+def test_a_tables_own_row_numbers_do_not_take_the_place_of_ours(tmp_path):
+    path = tmp_path / "errors.csv"
+    path.write_text("row_number,text,label\n7,good,a\n9,bad,b\n", encoding="utf-8")
+    table = read_table(path)
+    assert table.column_names == ["row_number (own)", "text", "label"]
+    assert list(table.rows["row_number (own)"]) == ["7", "9"] and list(table.rows["row_number"]) == [2, 3]

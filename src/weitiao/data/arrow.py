@@ -27,6 +27,7 @@ BATCH_ROWS = 10_000
 SMALL_BYTES = 16 << 20  # of Arrow data; a table up to this size is read again sooner than looked up
 UNSETTLED_ROWS = 100_000  # held back while a column's type isn't known (only empty lists so far)
 ROW_NUMBER = "row_number"
+OWN_ROW_NUMBER = "row_number (own)"  # what a table's own column of that name is called
 _SPAN_COLUMNS = ("spans", "slots", "entities", "label", "labels")
 
 
@@ -84,6 +85,8 @@ class ArrowSink:
 
     def add(self, numbers: Sequence[int], columns: dict[str, Sequence[Any]]) -> None:
         """Add rows: their row numbers, and as many values of each column. Every call has the same columns."""
+        if ROW_NUMBER in columns:
+            columns = {OWN_ROW_NUMBER if name == ROW_NUMBER else name: each for name, each in columns.items()}
         self._held.append((numbers, columns))
         for name, values in columns.items():
             if name not in self._types and (kind := _type_of(values)) is not None:
