@@ -76,11 +76,16 @@ def predictions_of(kind, classes=4, rows=120):
     if kind == "generation":
         extra = {"negative_log_likelihood": 50.0, "tokens": 20, "leads": texts}
         return Predictions(texts, numbers, [], [[EVIL, "a b"]] * rows, [EVIL] * rows, None, extra)
+    if kind == "retrieval":
+        extra = {"candidates": 8, "first": [EVIL] * rows}
+        return Predictions(
+            texts, numbers, [], np.ones((rows, 2), int), generator.integers(1, 9, (rows, 2)), None, extra
+        )
     gold = generator.random(rows)
     return Predictions(texts, numbers, [], gold, gold + generator.normal(size=rows))
 
 
-KINDS = [name for name in catalogue.members("evaluation") if name != "retrieval"]
+KINDS = catalogue.members("evaluation")
 
 
 def run_folder(tmp_path, kind="classification", **changes):

@@ -363,3 +363,17 @@ def test_the_length_of_a_cut_pair_is_its_own(tiny_model: Path, encoder: str) -> 
     # [CLS] a [SEP] b [SEP] together; alone, the longer of two [CLS] text [SEP].
     assert encoded.uncut.tolist() == ([8, 103, 106, 106] if encoder == "cross" else [5, 52, 102, 102])
     assert encoded.ids.lengths.max() == 20
+
+
+def test_what_is_given_is_kept_and_only_the_rest_is_the_tasks() -> None:
+    from weitiao.core.config import build
+    from weitiao.stages import finetune
+
+    own = finetune.checked(build(finetune.Config, {"data": "x", "task": "chat"}))
+    assert (own.model, own.max_length, own.dev_fraction) == ("SmolLM2-135M-Instruct", 512, 0.1)
+    given = {"model": "multilingual-e5-small", "max_length": 128, "dev_fraction": 0.1}
+    for task in ("chat", "image_classification", "image_to_text"):
+        tuning = "bridge" if task == "image_to_text" else "full"
+        settings = {"data": "x", "task": task, "tuning": tuning, **given}
+        kept = finetune.checked(build(finetune.Config, settings))
+        assert {name: getattr(kept, name) for name in given} == given

@@ -89,6 +89,14 @@ def test_checkpointing_and_adafactor_lower_the_estimate(tiny_model):
     assert usual - estimate(parts, 0).memory_bytes > 6 * trained
 
 
+def test_adafactor_learns_what_it_is_shown(tiny_model):
+    model = toy.open_model(tiny_model)
+    parts = toy.make_parts(model, toy.table(24), epochs=30)
+    parts.optimizer = make_optimizer(model, 1e-3, 0.0, 1.0, None, "adafactor")
+    losses = [event.loss for event in train(parts)]
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+
+
 def test_a_run_with_adafactor_resumes_to_the_same_weights(settings, tmp_path):
     mine = {**settings, "optimizer": "adafactor", "checkpoint_steps": 3}
     whole = weitiao.finetune(output=tmp_path / "whole", show=False, **mine)

@@ -54,7 +54,7 @@ def summary(config: "Config", members: "Sequence[Member]", measures_memory: bool
         "format": 1,
         "weitiao": __version__,
         "task": metrics["task"],
-        "model": config.model,
+        "model": metrics["model"]["name"],
         "monitor": monitor,
         "split": split,
         "baseline": metrics["evaluation"][split]["baseline"].get(monitor),

@@ -108,7 +108,7 @@ def summary(study: Study, config: "Config", best: dict[str, Any]) -> dict[str, A
         "format": 1,
         "weitiao": __version__,
         "task": metrics["task"],
-        "model": config.model,
+        "model": metrics["model"]["name"],
         "monitor": monitor,
         "data": metrics["data"],
         "space": [axis.as_json() for axis in study.axes],

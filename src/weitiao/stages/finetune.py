@@ -8,11 +8,11 @@ from typing import Any
 
 from weitiao.core import catalogue
 from weitiao.core.config import default, make_member, option, to_yaml
-from weitiao.core.errors import Interrupted, WeitiaoError
+from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import Event
 from weitiao.core.messages import say
-from weitiao.core.runs import Recorder
-from weitiao.stages._resume import already_done, how_to_resume, is_complete, stored
+from weitiao.stages._recorded import recorded, refuse_taken, resumable
+from weitiao.stages._resume import already_done, is_complete, stored
 
 EXAMPLES = (
     "weitiao finetune --data reviews.csv --task text-classification --output runs/reviews",
@@ -31,7 +31,9 @@ class Config:
     )
     task: str = option("text_classification", "what is to be learnt", "要学习的任务", family="tasks")
     model: str = option(
-        "multilingual-e5-small", "a known name, a folder or a hub id", "已知名称、目录或 hub 上的 id"
+        "",
+        "a known name, a folder or a hub id (default: the task's, multilingual-e5-small for texts)",
+        "已知名称、目录或 hub 上的 id（默认由任务决定，文本任务为 multilingual-e5-small）",
     )
     tuning: str = option("full", "how the model is adapted", "微调方法", family="tuning")
     objective: str = option(
@@ -50,8 +52,12 @@ class Config:
         False, "count and list bad rows instead of stopping", "跳过并列出坏行，而不是停止"
     )
     test_fraction: float = option(0.2, "share held out for testing", "留作测试的比例", least=0, most=0.9)
-    dev_fraction: float = option(
-        0.1, "share held out to choose the checkpoint by", "留作选择检查点的比例", least=0, most=0.9
+    dev_fraction: float | None = option(
+        None,
+        "share held out to choose the checkpoint by (default: the task's, 0.1 for most)",
+        "留作选择检查点的比例（默认由任务决定，一般为 0.1）",
+        least=0,
+        most=0.9,
     )
     split_seed: int | None = option(
         None, "seed of what is held out (default: seed)", "留出数据的随机种子（默认同 seed）", least=0
@@ -99,7 +105,13 @@ class Config:
         least=0.01,
         most=1,
     )
-    max_length: int = option(128, "tokens a text is cut to", "文本截断的 token 数", least=8, most=8192)
+    max_length: int | None = option(
+        None,
+        "tokens a text is cut to (default: the task's, 128 for most)",
+        "文本截断的 token 数（默认由任务决定，一般为 128）",
+        least=8,
+        most=8192,
+    )
     pooling: str = option(
         "auto",
         "how a text becomes one vector",
@@ -229,47 +241,13 @@ def run(config: Config, scored: tuple[str, ...] = ("dev", "test")) -> Iterator[E
     from weitiao.stages._training import Training
 
     folder = Path(config.output or Path("runs") / _stem(config.data))
-    main = os.environ.get("RANK", "0") == "0"  # of several processes, the one that writes
-    if main and not config.resume and (folder / "config.yaml").exists() and not config.overwrite:
-        raise WeitiaoError(
-            say(
-                f"{folder} already holds a run: choose another --output, or pass --resume or --overwrite",
-                f"{folder} 中已有一次运行：请换一个 --output，或加上 --resume 或 --overwrite",
-            )
-        )
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the one that writes
+        refuse_taken(folder, config.resume, config.overwrite)
     training = Training(config, folder, scored)
-    early: list[Event] = []
-    recorder = None
-    trackers: list[Any] = []
-    try:
-        for event in with_others(config, folder, training.events()):
-            if not training.team.is_main:
-                continue
-            if recorder is None and training.opened:
-                recorder = Recorder(folder)
-                trackers = _trackers(config, folder)
-                for consume in (recorder, *trackers):
-                    for earlier in early:
-                        consume(earlier)
-            for consume in (recorder, *trackers) if recorder else (early.append,):
-                consume(event)
-            yield event
-    except KeyboardInterrupt:
-        if not training.opened:
-            raise
-        way = how_to_resume(folder)
-        raise Interrupted(say(f"Stopped. {way}", f"已停止。{way}")) from None
-    finally:
-        for consume in (recorder, *trackers) if recorder else ():
-            consume.close()
-
-
-def _trackers(config: Config, folder: Path) -> list[Any]:
-    if not config.trackers:
-        return []
-    from weitiao.reporting.trackers import make
-
-    return list(make(config.trackers, folder, {"settings": to_yaml(config)}))
+    events = with_others(config, folder, training.events())
+    own = (event for event in events if training.team.is_main)
+    with resumable(lambda: training.opened, folder, "finetune"):
+        yield from recorded(own, lambda: training.opened, folder, config.trackers, to_yaml(config))
 
 
 def checked(config: Config) -> Config:
@@ -279,8 +257,7 @@ def checked(config: Config) -> Config:
         WeitiaoError: it cannot work.
     """
     _check(config)
-    config = _few_shot(config)
-    return config if config.few_shot == "auto" else _filled(config)
+    return _filled(_few_shot(config))
 
 
 def _check(config: Config) -> None:
@@ -345,6 +322,8 @@ def _filled(config: Config) -> Config:
             )
         )
     unset = {f.name for f in fields(config) if getattr(config, f.name) == default(f)}
+    if config.few_shot == "auto":  # the method that is chosen may know better
+        unset &= {"model", "max_length", "dev_fraction"}
     if config.tuning != "full":  # the method's own are better than those for training everything
         unset -= {"num_epochs", "learning_rate"}
     return replace(config, **{name: value for name, value in task.defaults().items() if name in unset})

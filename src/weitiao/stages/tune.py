@@ -176,7 +176,7 @@ def _data(config: Config) -> Any:
     prepared: Any = None
     split_seed = config.seed if config.split_seed is None else config.split_seed
     task = make_member("tasks", config.task, config.member_values)
-    for item in prepare(task, dataclasses.replace(config, split_seed=split_seed)):
+    for item in prepare(task, dataclasses.replace(finetune.checked(config), split_seed=split_seed)):
         if isinstance(item, Prepared):
             prepared = item
         else:

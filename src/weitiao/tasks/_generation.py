@@ -89,7 +89,8 @@ class Generation(Task):
     # --- the model
 
     def defaults(self) -> Mapping[str, Any]:
-        return {"model": "SmolLM2-135M-Instruct", "batch_size": 8, "max_length": 512, "learning_rate": 5e-5}
+        own = {"model": "SmolLM2-135M-Instruct", "batch_size": 8, "max_length": 512, "learning_rate": 5e-5}
+        return {**super().defaults(), **own}
 
     def reader(self, folder: Path) -> Prompts:
         return open_prompts(folder, self.chats)

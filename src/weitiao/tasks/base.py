@@ -116,7 +116,7 @@ class Task(ABC):
 
     def defaults(self) -> Mapping[str, Any]:
         """Settings of ``weitiao finetune`` where the user gives none and the task knows better than its method."""
-        return {"batch_size": 16}
+        return {"model": "multilingual-e5-small", "batch_size": 16, "max_length": 128, "dev_fraction": 0.1}
 
     def source(self, model: str, tell: Callable[[str], None]) -> "Resolved":
         """Where the model of a name comes from.

@@ -42,7 +42,8 @@ class ImageClassification(PictureTask):
 
     def defaults(self) -> Mapping[str, Any]:
         epochs = PRESETS[self.preset]["num_epochs"]
-        return {"model": "cnn", "batch_size": 96, "num_epochs": epochs, "learning_rate": RATES["cnn"]}
+        own = {"model": "cnn", "batch_size": 96, "num_epochs": epochs, "learning_rate": RATES["cnn"]}
+        return {**super().defaults(), **own}
 
     def first_width(self, network: str) -> int:
         return self.width or (PRESETS[self.preset]["width"] if network == "cnn" else 0)

@@ -48,7 +48,8 @@ class ImageTextMatching(PictureTask):
     tunings = ("full",)
 
     def defaults(self) -> Mapping[str, Any]:
-        return {"model": "cnn", "batch_size": 128, "num_epochs": 30, "learning_rate": 2e-3}
+        own = {"model": "cnn", "batch_size": 128, "num_epochs": 30, "learning_rate": 2e-3}
+        return {**super().defaults(), **own}
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
         record = self.pixels_of(row)

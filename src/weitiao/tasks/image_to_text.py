@@ -73,7 +73,7 @@ class ImageToText(Task):
 
     def defaults(self) -> Mapping[str, Any]:
         """A few thousand examples are enough, since only the projector learns."""
-        return {"model": "SmolLM2-135M-Instruct", "batch_size": 16, "dev_fraction": 0.0}
+        return {**super().defaults(), "model": "SmolLM2-135M-Instruct", "dev_fraction": 0.0}
 
     # --- from a table to records
 
