@@ -116,7 +116,7 @@ def test_the_cache_gives_what_whole_texts_give(tmp_path_factory, lengths: list[i
     for part in range(2):
         places = [slice(n + part * more, n + (part + 1) * more) for n in lengths]
         new = torch.tensor(np.stack([row[place] for row, place in zip(whole, places, strict=True)]))
-        states = ours.step(None, cache, inputs_BLD=ours.embed(new))
+        states = ours.read(None, cache, inputs_BLD=ours.embed(new))
         for row, own, place in zip(states, expected, places, strict=True):
             torch.testing.assert_close(row, own[place], atol=2e-5, rtol=1e-4)
     cache.select(torch.tensor([0]))
