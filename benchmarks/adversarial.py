@@ -74,16 +74,7 @@ def accuracies(config: dict[str, Any], seed: int) -> dict[str, Any]:
     import weitiao
 
     train, test = data.tables(config["data"], config["texts"], config["test_texts"], seed)
-    keys = (
-        "model",
-        "num_epochs",
-        "learning_rate",
-        "head_learning_rate",
-        "max_length",
-        "precision",
-        "threads",
-    )
-    settings = {key: config[key] for key in keys} | {"seed": seed, "dev_fraction": 0.0}
+    settings = harness.training_settings(config) | {"seed": seed, "dev_fraction": 0.0}
     if config["added"] == "augment":
         settings |= {"augment": ",".join(config["perturbations"]), "augment_rate": RATE}
     else:

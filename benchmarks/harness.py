@@ -128,6 +128,20 @@ def mean_sd(values: Sequence[float]) -> str:
     return f"{100 * statistics.mean(values):.2f} ± {100 * sd:.2f}"
 
 
+def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an entry's config are settings of ``weitiao.finetune`` under their own names."""
+    names = (
+        "model",
+        "num_epochs",
+        "learning_rate",
+        "head_learning_rate",
+        "max_length",
+        "precision",
+        "threads",
+    )
+    return {name: config[name] for name in names}
+
+
 @contextmanager
 def sides(*names: str) -> Iterator[list[Callable[..., Any]]]:
     """A process for each side, so that neither's settings of memory or threads reach the other.

@@ -54,16 +54,7 @@ def scores(config: dict[str, Any], seed: int, known: bool) -> dict[str, Any]:
     rows = {split: data.FEW_LABELS["thucnews"](split) for split in ("train", "test")}
     train = data.sample(rows["train"], config["texts"], seed)
     test = data.sample(rows["test"], config["test_texts"], 0)
-    keys = (
-        "model",
-        "num_epochs",
-        "learning_rate",
-        "head_learning_rate",
-        "max_length",
-        "precision",
-        "threads",
-    )
-    settings = {key: config[key] for key in keys} | {"seed": seed, "dev_fraction": 0.0}
+    settings = harness.training_settings(config) | {"seed": seed, "dev_fraction": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lexicon.csv"
         path.write_text(lexicon, "utf-8")

@@ -104,7 +104,7 @@ def test_auto_takes_the_best_and_says_why(few):
     assert {"contrastive", "probe"} == set(scores)
     chosen = note.split(": ")[1].split(";")[0]
     assert float(scores[chosen]) == max(map(float, scores.values()))
-    assert "2 fold(s)" in note
+    assert "2 folds of" in note
     assert f"few_shot: {chosen}\n" in (run.folder / "config.yaml").read_text("utf-8")
     assert not (run.folder / "checkpoints").exists()
 
@@ -112,7 +112,7 @@ def test_auto_takes_the_best_and_says_why(few):
 def test_when_the_time_is_up_what_is_known_decides(few):
     run = few(rows(4), shots=4, shot_budget=0, num_epochs=1)
     note = next(e["text"] for e in run.events if e["event"] == "note" and e["text"].startswith("Few-shot"))
-    assert "1 fold(s)" in note
+    assert "one fold of" in note
 
 
 def test_with_one_text_a_class_only_a_probe_fits(few):

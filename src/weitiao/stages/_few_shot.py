@@ -182,7 +182,8 @@ def _best(scores: dict[str, list[float]], monitor: str, rows: int) -> tuple[str,
     chosen = max(means, key=means.__getitem__)
     shown = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
     count = len(scores[chosen])
+    folds = "one fold" if count == 1 else f"{count} folds"
     return chosen, say(
-        f"best {monitor} on {rows:,} texts, {count} fold(s) of cross-validation: {shown}",
+        f"best {monitor} on {rows:,} texts, {folds} of cross-validation: {shown}",
         f"在 {rows:,} 条文本上交叉验证（{count} 折）的 {monitor} 最高：{shown}",
     )
