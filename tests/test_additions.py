@@ -17,6 +17,7 @@ from weitiao.core.config import build, to_yaml
 from weitiao.core.errors import WeitiaoError
 from weitiao.data.encode import IGNORED, Ragged
 from weitiao.models.hub_encoder import HubEncoder
+from weitiao.models.words import moved, word_embeddings
 from weitiao.objectives._composed import compose
 from weitiao.objectives.base import Addition
 from weitiao.stages import finetune as stage
@@ -24,7 +25,6 @@ from weitiao.training import checkpoint
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
 from weitiao.training.frozen import FrozenCache
 from weitiao.training.loop import losses_of, train
-from weitiao.training.passes import moved, word_embeddings
 
 ADDITIONS = [
     name

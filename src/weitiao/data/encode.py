@@ -71,6 +71,7 @@ class Encoded:
         uncut: int ``[N]``, tokens before the cut to ``max_length`` (of the longest text of an example).
         features: float32 ``[N, K, F]``: what a frozen model made of the other half of an example, computed once: of a
             picture's captions, or of the pictures beside a text.
+        known: for each text pairs of (place of a token, number of what the user's tables know of its word), flat: ``[2 P]``.
         facts: what an objective must know of each example beside its target, by name, ``[N, ...]``.
     """
 
@@ -83,6 +84,7 @@ class Encoded:
     per_example: int = 1
     image_shape: tuple[int, int, int] | None = None
     features: np.ndarray | None = None
+    known: Ragged | None = None
     facts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -111,9 +113,8 @@ class Encoded:
                 return [item for value in values for item in value]
             return Ragged.joined(values) if isinstance(values[0], Ragged) else np.concatenate(values)
 
-        fields = {
-            name: join(name) for name in ("ids", "targets", "types", "marks", "offsets", "uncut", "features")
-        }
+        names = ("ids", "targets", "types", "marks", "offsets", "uncut", "features", "known")
+        fields = {name: join(name) for name in names}
         facts = {name: np.concatenate([part.facts[name] for part in parts]) for name in parts[0].facts}
         return cls(**fields, per_example=parts[0].per_example, image_shape=parts[0].image_shape, facts=facts)
 

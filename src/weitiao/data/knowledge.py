@@ -2,11 +2,17 @@
 
 A lexicon's line is a word, and after a tab or comma its category; a line of triples is head, relation, tail. Both are
 read from a file, or are given as the text of one (more than one line): so a trained model carries them with it.
+
+The model reads it as text, in a note before the text, or as embeddings: each category and each fact is a kind of
+knowledge, numbered by ``kinds``, whose learned embedding is added to those of the words it is known of.
 """
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
@@ -27,13 +33,45 @@ class Knowledge:
 
     def mentions(self, text: str) -> Iterator[str]:
         """The known words in the text, from left to right, none inside another, each once."""
-        lower, place, seen = text.casefold(), 0, set[str]()
+        yield from dict.fromkeys(word for word, _ in self._found(text.casefold()))
+
+    def _found(self, lower: str) -> Iterator[tuple[str, int]]:
+        """Every known word in a text without case, and where it begins."""
+        place = 0
         while place < len(lower):
             word = next((w for w in self.by_start.get(lower[place], ()) if _stands(w, lower, place)), "")
-            if word and word not in seen:
-                seen.add(word)
-                yield word
+            if word:
+                yield word, place
             place += len(word) or 1
+
+    @cached_property
+    def kinds(self) -> dict[str, int]:
+        """The number of each category and of each fact ("relation tail"); "" is that of words without a category."""
+        facts = {fact for found in self.relations.values() for fact in found}
+        return {kind: number for number, kind in enumerate(sorted({*self.categories.values(), *facts}))}
+
+    def marks(self, text: str, offsets_T2: np.ndarray, most: int) -> np.ndarray:
+        """Pairs of a token of the text and the number of a kind that is known of its word, int ``[P, 2]``.
+
+        Args:
+            offsets_T2: where each token begins and ends in the text.
+            most: so many different words are looked up.
+        """
+        # A letter may become several without its case; each of those stands where it stood.
+        origins = [place for place, letter in enumerate(text) for _ in letter.casefold()]
+        begins_T, ends_T = offsets_T2.T
+        pairs, seen = [], set[str]()
+        for word, start in self._found(text.casefold()):
+            seen.add(word)
+            if len(seen) > most:
+                break
+            first, last = origins[start], origins[start + len(word) - 1]
+            inside = np.flatnonzero((begins_T <= last) & (ends_T > first) & (ends_T > begins_T))
+            known = ([self.categories[word]] if word in self.categories else []) + self.relations.get(
+                word, []
+            )
+            pairs += [(token, self.kinds[kind]) for token in inside.tolist() for kind in known]
+        return np.array(pairs, np.int32).reshape(-1, 2)
 
     def note(self, text: str, most: int) -> str:
         """What is known of the first ``most`` words found, in one line; empty where none is."""

@@ -1,6 +1,7 @@
 """A backbone with a head on it: opened from a folder of any encoder, one call from packed ids to outputs."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from weitiao.models.kernels import Dropout
 from weitiao.models.packed import Packed
 from weitiao.models.sparse_tensors import unpack
 from weitiao.models.vision import is_vision, open_vision
+from weitiao.models.words import moved
 
 
 class TextModel(nn.Module):
@@ -30,10 +32,20 @@ class TextModel(nn.Module):
     def hidden(self, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None, **start: Any) -> Tensor:
         """Hidden states in fp32 of the tokens that the head reads, ``[R, D]``; ``start`` as in ``Encoder.forward``."""
         rows_R = self.head.rows(packed, marks_T)
-        if getattr(self.backbone, "gives_rows", False):
-            return self.backbone(packed, dropout, rows_R=rows_R, **start).float()
-        hidden_TD = self.backbone(packed, dropout, **start).float()
+        with self._known(packed):
+            if getattr(self.backbone, "gives_rows", False):
+                return self.backbone(packed, dropout, rows_R=rows_R, **start).float()
+            hidden_TD = self.backbone(packed, dropout, **start).float()
         return hidden_TD if rows_R is None else hidden_TD[rows_R]
+
+    def _known(self, packed: Packed) -> AbstractContextManager[None]:
+        """Within it, what the user's tables know of words is added to their embeddings."""
+        known = self.head.known
+        if known is None or packed.known_P2 is None:
+            return nullcontext()
+        places_P, kinds_P = packed.known_P2.unbind(1)
+        silence_TD = known.weight.new_zeros(len(packed.ids_T), known.embedding_dim)
+        return moved(self.backbone, packed, silence_TD.index_add(0, places_P, known(kinds_P)))
 
     def forward(
         self, packed: Packed, marks_T: Tensor | None = None, dropout: Dropout | None = None, **start: Any

@@ -18,14 +18,19 @@ from weitiao.models.packed import Packed
 
 
 class Head(nn.Module):
-    """The base of heads. ``features`` is what a linear probe is fitted on; ``linear`` the layer it is put into."""
+    """The base of heads. ``features`` is what a linear probe is fitted on; ``linear`` the layer it is put into.
+
+    ``known`` are embeddings of what the user's tables know of words; ``TextModel`` adds them to those words' own.
+    They are a head's, since they are new, trained by every method and saved with it.
+    """
 
     linear: nn.Linear | None
+    known: nn.Embedding | None
     dropout_probability: float
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear, self.dropout_probability = None, 0.1
+        self.linear, self.known, self.dropout_probability = None, None, 0.1
 
     def rows(self, packed: Packed, marks_T: Tensor | None) -> Tensor | None:
         """The tokens that the head reads, ``[R]``; None: all of them."""
@@ -191,8 +196,16 @@ class LanguageHead(Head):
 def make_head(kind: dict[str, Any], size: int) -> Head:
     """A head from the description that is saved with a model: ``{"type", "outputs", "pooling"}``.
 
-    One that puts pictures beside captions has ``features`` and ``shared`` too.
+    One that puts pictures beside captions has ``features`` and ``shared`` too; one for words that tables know, how
+    many kinds of knowledge they hold (``known``): their embeddings begin at 0, as if nothing were known.
     """
+    head = _plain_head(kind, size)
+    if kind.get("known"):
+        head.known = nn.Embedding.from_pretrained(torch.zeros(kind["known"], size), freeze=False)
+    return head
+
+
+def _plain_head(kind: dict[str, Any], size: int) -> Head:
     if kind["type"] == "pooled":
         return PooledHead(size, kind["outputs"], kind["pooling"])
     if kind["type"] == "token":

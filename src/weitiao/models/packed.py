@@ -44,7 +44,8 @@ class Packed:
 
     ``ids_T`` and ``positions_T`` are int64 ``[T]``, and so is ``types_T``, each token's segment (0 for the
     first text of a pair, 1 for the second); None where all are 0. ``features_BKF`` are those of K pictures that come
-    with each text (see ``bridge``).
+    with each text (see ``bridge``). ``known_P2`` are pairs of a token and what the user's tables know of its word, as
+    the number of an embedding; None where they are not looked up.
     """
 
     ids_T: Tensor
@@ -53,6 +54,7 @@ class Packed:
     groups: tuple[Group, ...]
     types_T: Tensor | None = None
     features_BKF: Tensor | None = None
+    known_P2: Tensor | None = None
 
     @cached_property
     def starts_B(self) -> Tensor:
@@ -72,8 +74,8 @@ class Packed:
 
         groups = tuple(group.to(device) for group in self.groups)
         ids, positions, lengths = (t.to(device) for t in (self.ids_T, self.positions_T, self.lengths_B))
-        types, features = _move(self.types_T, device), _move(self.features_BKF, device)
-        return Packed(ids, positions, lengths, groups, types, features)
+        rest = (_move(t, device) for t in (self.types_T, self.features_BKF, self.known_P2))
+        return Packed(ids, positions, lengths, groups, *rest)
 
 
 def _move(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:

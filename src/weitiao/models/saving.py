@@ -35,7 +35,7 @@ TYPES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "cam
 
 def transformers_class(model: TextModel) -> str:
     """The ``transformers`` class that computes the same function, head included; "" where there is none."""
-    if not isinstance(model.backbone, Encoder) or not _fits_there(model.backbone):
+    if not isinstance(model.backbone, Encoder) or not _fits_there(model.backbone) or model.head.known:
         return ""
     family = type_of(model.config)
     if isinstance(model.head, TokenHead):

@@ -91,7 +91,7 @@ def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, An
             "route": run.source.route,
             "tuning": run.config.tuning,
             "pooling": run.head_kind["pooling"],
-            "opens_in_transformers": _opens(run, description),
+            "opens_in_transformers": _opens(run, description) + _knows(run),
             "parameters": every,
             "trained_parameters": trained,
             "saved_logit_difference": run.saved_difference,
@@ -121,6 +121,16 @@ def _environment(run: "Training") -> dict[str, Any]:
         "threads": run.threads,
         "precision": run.precision,
     }
+
+
+def _knows(run: "Training") -> str:
+    """That what opens elsewhere lacks the embeddings of a lexicon."""
+    if run.model.head.known is None:
+        return ""
+    return say(
+        " What the lexicon knows is added to the words' embeddings by Weitiao alone (known in head.safetensors).",
+        "词典知识的向量（head.safetensors 中的 known）只有本工具会加到词向量上。",
+    )
 
 
 def _opens(run: "Training", description: dict[str, Any]) -> str:

@@ -158,6 +158,14 @@ def text_run(folder: str | Path) -> Run:
                 f"{folder} 通过上下文示例作答，部署包不支持：请直接使用运行目录：weitiao predict",
             )
         )
+    if run.description["head"].get("known"):
+        raise WeitiaoError(
+            say(
+                f"{folder} knows words by embeddings, which a bundle's graph has no place for: train it with "
+                "--knowledge-as text, or use the run itself, with weitiao predict",
+                f"{folder} 以向量形式使用词典知识，部署包的计算图不支持：请用 --knowledge-as text 重新训练，或直接使用运行目录",
+            )
+        )
     if run.neighbours is not None:
         raise WeitiaoError(
             say(

@@ -16,11 +16,11 @@ from weitiao.core.events import Event, NoteEvent
 from weitiao.core.messages import say
 from weitiao.data.encode import Encoded
 from weitiao.models.saving import read_description
+from weitiao.models.words import word_embeddings
 from weitiao.objectives._composed import Composed
 from weitiao.stages._predictor import load_model
 from weitiao.stages._training import Training
 from weitiao.tasks.base import Answers, Task
-from weitiao.training.passes import word_embeddings
 
 LOOKED_AT = 1000  # rows of earlier tasks that a method may look at
 

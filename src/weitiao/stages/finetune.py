@@ -321,6 +321,14 @@ def _filled(config: Config) -> Config:
                 f"--tuning {config.tuning} 适用于文本模型；{config.task} 可用：{able}",
             )
         )
+    if config.tuning == "head" and not config.num_epochs and getattr(task, "embeds_knowledge", False):
+        raise WeitiaoError(
+            say(
+                "--tuning head trains nothing below the head, and so no embeddings: take --knowledge-as text, or "
+                "another --tuning",
+                "--tuning head 不训练分类头以下的部分，无法学习向量：请改用 --knowledge-as text，或换一种 --tuning",
+            )
+        )
     unset = {f.name for f in fields(config) if getattr(config, f.name) == default(f)}
     if config.few_shot == "auto":  # the method that is chosen may know better
         unset &= {"model", "max_length", "dev_fraction"}

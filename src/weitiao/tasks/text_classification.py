@@ -50,6 +50,12 @@ class TextClassification(Task):
         "table of triples (head, relation, tail): what is known of a text's words is written before it",
         "三元组表（头实体、关系、尾实体）：关于文本中实体的知识会写在文本之前",
     )
+    knowledge_as: str = option(
+        "text",
+        "how a model learns what the tables know: as text, or as learned embeddings added to those of the words",
+        "词典与三元组的知识如何交给模型：写成文本，或作为可学习的向量加到相应词的词向量上",
+        choices=("text", "embeddings"),
+    )
     known_words: int = option(
         8, "how many words of a text are looked up at most", "每条文本最多查找几个词", least=1, most=100
     )
@@ -76,9 +82,20 @@ class TextClassification(Task):
     def _knowledge(self) -> Knowledge | None:
         return read_knowledge(self.lexicon, self.triples) if self.lexicon or self.triples else None
 
+    @property
+    def embeds_knowledge(self) -> bool:
+        """Whether the model has learned embeddings for what the user's tables know."""
+        return self.knowledge_as == "embeddings" and bool(self.lexicon or self.triples)
+
+    @property
+    def _embedded(self) -> Knowledge | None:
+        """The user's tables, where they are not written into the text."""
+        return self._knowledge if self.embeds_knowledge else None
+
     def _known(self, text: str) -> str:
         """The text as the model reads it: what the user's tables know of its words stands first, never cut off."""
-        note = self._knowledge.note(text, self.known_words) if self._knowledge else ""
+        known = None if self.embeds_knowledge else self._knowledge
+        note = known.note(text, self.known_words) if known else ""
         return f"[{note}] {text}" if note else text
 
     def carried(self) -> dict[str, Any]:
@@ -96,10 +113,16 @@ class TextClassification(Task):
     ) -> Encoded:
         if self.template:
             return self._cloze(rows, tokenizer, max_length, answers)
-        encodings = list(encode_texts(tokenizer, (self._known(row["text"]) for row in rows), max_length))
+        tables = self._embedded
+        texts = [self._known(row["text"]) for row in rows]
+        encodings = list(encode_texts(tokenizer, texts, max_length, offsets=tables is not None))
         encoded = Encoded(
             Ragged.of(e.ids for e in encodings), uncut=np.array([uncut_length(e) for e in encodings])
         )
+        if tables is not None:
+            offsets = (np.array(e.offsets, np.int64).reshape(-1, 2) for e in encodings)
+            pairs = zip(texts, offsets, strict=True)
+            encoded.known = Ragged.of(tables.marks(t, o, self.known_words).ravel() for t, o in pairs)
         if answers is not None:
             encoded.targets = self._targets(rows, answers)
         return encoded
@@ -120,6 +143,13 @@ class TextClassification(Task):
     def check(self, answers: Answers, tokenizer: Any) -> None:
         if not self.template:
             return
+        if self._embedded:
+            raise WeitiaoError(
+                say(
+                    "--knowledge-as embeddings cannot go with --template: take --knowledge-as text",
+                    "--knowledge-as embeddings 不能与 --template 同用：请改用 --knowledge-as text",
+                )
+            )
         check_template(self.template)
         if answers.kind != "classes":
             raise WeitiaoError(
@@ -129,7 +159,21 @@ class TextClassification(Task):
             mask_token(tokenizer)
         word_ids(tokenizer, self.verbaliser, answers.names, self.template)
 
+    def check_encoded(self, encoded: Encoded, records: Any, max_length: int) -> list[Any]:
+        if encoded.known is not None and not len(encoded.known.values):
+            raise WeitiaoError(
+                say(
+                    "No word of --lexicon or --triples is in the training texts: there is nothing to learn of them",
+                    "训练文本中没有出现 --lexicon 或 --triples 里的任何词，无从学习",
+                )
+            )
+        return super().check_encoded(encoded, records, max_length)
+
     def start(self, head: Any, beside: Any, backbone: Any, tokenizer: Any, answers: Answers) -> None:
+        if self._embedded:
+            from weitiao.models.words import check_width
+
+            check_width(backbone)
         if not self.template:
             return super().start(head, beside, backbone, tokenizer, answers)
         from weitiao.models.cloze import start_cloze, start_next
@@ -160,7 +204,8 @@ class TextClassification(Task):
             return {"type": "marker", "outputs": len(answers.names), "pooling": "next", "marks": 1}
         if self.template:
             return {"type": "cloze", "outputs": len(answers.names), "pooling": "gap"}
-        return {"type": "pooled", "outputs": len(answers.names), "pooling": pooling}
+        kind = {"type": "pooled", "outputs": len(answers.names), "pooling": pooling}
+        return kind | {"known": len(self._embedded.kinds)} if self._embedded else kind
 
     def predictions(
         self, outputs: Sequence[np.ndarray], encoded: Encoded, records: Any, answers: Answers

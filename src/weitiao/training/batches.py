@@ -120,6 +120,10 @@ class Batches:
         packed = pack(ids, self.first_position, types)
         if data.features is not None:
             packed = replace(packed, features_BKF=self._features(rows))
+        if data.known is not None:
+            starts = zip(texts.tolist(), packed.starts_B.tolist(), strict=True)
+            pairs = [data.known[text].reshape(-1, 2) + np.array([start, 0]) for text, start in starts]
+            packed = replace(packed, known_P2=torch.from_numpy(np.concatenate(pairs).astype(np.int64)))
         # The targets of marked tokens stand text by text, all others example by example.
         targets, count = self._targets(texts if isinstance(data.marks, Ragged) else rows)
         count = count if per == 1 else min(count, len(rows))

@@ -66,7 +66,7 @@ def _fingerprint(parameter: Tensor) -> int:
 
 
 # What a method adds to a model, by a part of its parameters' names.
-ADDED = re.compile(r"\b(lora_[A-Za-z]+|ia3|adapter|prompt|prefix)")
+ADDED = re.compile(r"\b(lora_[A-Za-z]+|ia3|adapter|prompt|prefix|known)")
 
 
 def _group(name: str) -> str:

@@ -5,18 +5,16 @@ and all of them go through the same model, packing, precision and frozen states 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from weitiao.core.errors import WeitiaoError
-from weitiao.core.messages import say
 from weitiao.data.encode import IGNORED
 from weitiao.models.backbone import TextModel
 from weitiao.models.kernels import Dropout
-from weitiao.models.packed import Packed
+from weitiao.models.words import moved, word_embeddings
 from weitiao.training.batches import Batch
 from weitiao.training.frozen import FrozenCache
 
@@ -141,50 +139,6 @@ class Passes:
 def plain(passes: Passes) -> Iterator[Tensor]:
     """The losses of an objective of one pass."""
     yield passes.loss(passes.first())
-
-
-def word_embeddings(backbone: nn.Module) -> Any:
-    """The layer that turns token ids into embeddings: the one in use, where only used rows are trained.
-
-    Raises:
-        WeitiaoError: the model reads no words.
-    """
-    inner: Any = getattr(backbone, "inner", backbone)  # virtual tokens wrap an encoder
-    table = getattr(getattr(inner, "embeddings", None), "word_embeddings", None)
-    if table is None and hasattr(inner, "model"):
-        table = inner.model.get_input_embeddings()
-    if table is None:
-        raise WeitiaoError(
-            say(
-                "Adversarial objectives move the embeddings of words, and this model reads none: leave them out",
-                "对抗训练要扰动词向量，而该模型没有词向量：请去掉这类目标",
-            )
-        )
-    return table
-
-
-@contextmanager
-def moved(backbone: nn.Module, packed: Packed, noise_TD: Tensor) -> Iterator[None]:
-    """Within it, ``noise_TD`` is added to the words' embeddings as they are looked up.
-
-    The table itself is never written to, so afterwards it is what it was, to the bit.
-    """
-    groups = iter(packed.groups)
-
-    def add(module: nn.Module, inputs: Any, words: Tensor) -> Tensor:
-        if words.ndim == 2:  # the packed encoder: one flat row
-            return words + noise_TD
-        group = next(groups)  # the others: one padded rectangle [B, L, E] after the other
-        rows = noise_TD[group.first : group.last]
-        if group.real_t is not None:
-            rows = rows.new_zeros(group.batch * group.length, rows.shape[1]).index_copy(0, group.real_t, rows)
-        return words + rows.view(words.shape)
-
-    hook = word_embeddings(backbone).register_forward_hook(add)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _generator(device: str) -> Tensor:
