@@ -267,6 +267,21 @@ def test_a_regression_is_kept_and_not_promoted(trained, tmp_path):
     )
 
 
+def test_an_update_that_learns_nothing_is_not_promoted_and_says_so(trained, tmp_path):
+    """On labels that are all new it must beat the commonest; on known ones the model before it."""
+    run, new = trained(tmp_path / "x")
+    more = write(tmp_path / "more.jsonl", rows(OLD, 60))
+    for number, (data, than) in enumerate([(new, "always the commonest"), (more, "before")], 1):
+        result, events = updated(run, data, method="naive", most_loss=100, learning_rate=1e-6, num_epochs=1)
+        assert not result["promoted"] and promoted(run) == run
+        (text,) = [
+            event.text for event in events if isinstance(event, NoteEvent) and event.level == "warning"
+        ]
+        assert f"updates/{number} is kept, but not promoted: it learnt nothing of {Path(data).name}" in text
+        assert f"; {than}: " in text and text.endswith(f"{run} answers as before") and "\n" not in text
+        assert not Ledger.read(run).times[number].promoted
+
+
 def test_a_second_update_is_judged_on_both_tasks_before_it(trained, tmp_path):
     run, new = trained(tmp_path / "x")
     updated(run, new, most_loss=100)

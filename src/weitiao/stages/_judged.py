@@ -62,21 +62,20 @@ def judge(
         scores[learnt.name] = scored(new, learnt)
     yield ProgressEvent(what, total, total)
     lost = {learnt.name: 100 * (start[learnt.name] - scores[learnt.name]) for learnt in before.tasks}
-    worst = max(lost, key=lost.__getitem__)
-    stays = lost[worst] > most_loss + 1e-9
-    baseline = read_json(folder / "metrics.json").get("evaluation", {}).get("test", {}).get("baseline", {})
+    report = read_json(folder / "metrics.json").get("evaluation", {}).get("test", {})
+    baseline = report.get("baseline", {}).get(ledger.monitor)
+    why = _forgot(lost, most_loss) or _learnt_nothing(name, ledger.monitor, scores[name], ahead, baseline)
     ledger.times.append(
-        Time(f"updates/{folder.name}", facts["method"], name, not stays, scores, ahead, baseline.get(ledger.monitor),
+        Time(f"updates/{folder.name}", facts["method"], name, not why, scores, ahead, baseline,
              facts["settings"], round(facts["seconds"], 1))
     )  # fmt: skip
     held = ledger.write(home)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     yield NoteEvent(matrix_text(ledger))
-    if stays:
+    if why:
         text = say(
-            f"{folder} is kept, but not promoted: {worst} lost {lost[worst]:.1f} points (--most-loss {most_loss:g}). "
-            f"{home} answers as before",
-            f"{folder} 已保留但未启用：{worst} 下降了 {lost[worst]:.1f} 个百分点（--most-loss {most_loss:g}）。{home} 照旧作答",
+            f"{folder} is kept, but not promoted: {why}. {home} answers as before",
+            f"{folder} 已保留但未启用：{why}。{home} 照旧作答",
         )
         yield NoteEvent(text, "warning")
     else:
@@ -84,10 +83,41 @@ def judge(
             say(f"Promoted: {home} now answers with {folder}", f"已启用：{home} 现在由 {folder} 作答")
         )
     figures = ("average_forgetting", "backward_transfer", "forward_transfer")
-    result = {"promoted": not stays, "lost_points": lost, "scores": scores} | {
+    result = {"promoted": not why, "lost_points": lost, "scores": scores} | {
         key: held[key] for key in figures
     }
     yield ResultEvent(str(folder), result)
+
+
+def _forgot(lost: dict[str, float], most: float) -> str:
+    """Why an update is not promoted that costs an old task more points than ``most``; empty where none does."""
+    worst = max(lost, key=lost.__getitem__)
+    if lost[worst] <= most + 1e-9:
+        return ""
+    return say(
+        f"{worst} lost {lost[worst]:.1f} points (--most-loss {most:g})",
+        f"{worst} 下降了 {lost[worst]:.1f} 个百分点（--most-loss {most:g}）",
+    )
+
+
+def _learnt_nothing(
+    name: str, monitor: str, after: float, ahead: float | None, baseline: float | None
+) -> str:
+    """Why an update is not promoted that does no better on its own data than what there was: its risk buys nothing.
+
+    Args:
+        ahead: the score of the model before it; None where it knew none of the labels, and then the commonest label's,
+            ``baseline``, is to be beaten.
+    """
+    known = ahead if ahead is not None else baseline
+    if known is None or after > known + 1e-9:
+        return ""
+    than = say("before", "更新前") if ahead is not None else say("always the commonest", "总答最常见标签")
+    return say(
+        f"it learnt nothing of {name} ({monitor} {after:.3f}; {than}: {known:.3f}). Where that can be bettered, more "
+        "--num-epochs or a higher --learning-rate may",
+        f"没有从 {name} 学到东西（{monitor} {after:.3f}；{than}：{known:.3f}）。若仍可提高，可增大 --num-epochs 或 --learning-rate",
+    )
 
 
 def _unlike(name: str, taken: list[str]) -> str:

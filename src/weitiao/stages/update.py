@@ -68,7 +68,7 @@ class Config:
 
 
 def run(config: Config) -> Iterator[Event]:
-    """Train the update, score every task, keep the ledger, and promote it if no old task lost too much.
+    """Train the update, score every task, keep the ledger; promote it if it learnt something and forgot little.
 
     A stopped update goes on where it was if the same command is given again. Ends in a ``ResultEvent``.
 
