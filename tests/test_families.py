@@ -25,6 +25,8 @@ TEXTS = [
 ]
 # The bridge adapts a language model that is shown pictures: tests/test_picture_words.py.
 TUNINGS = [name for name in catalogue.members("tuning") if name != "bridge"]
+# What needs a GPU to train is a run of weitiao.finetune there only: tests/test_tuning.py.
+HERE = [name for name in TUNINGS if not catalogue.member("tuning", name).needs_gpu]
 
 
 def test_the_families_have_these_members():
@@ -32,6 +34,7 @@ def test_the_families_have_these_members():
     golden = {
         "tuning": {
             "full", "head", "lora", "dora", "ia3", "bitfit", "adapter", "prompt", "p_tuning", "prefix", "adalora",
+            "qlora",
         },
         "objectives": {
             "binary_cross_entropy", "contrastive", "cosent", "cross_entropy", "focal", "squared_error",
@@ -223,7 +226,7 @@ def ours(run, texts: list[str], key: str = "text") -> list[np.ndarray]:
     return run.outputs([{key: text} for text in texts])[1]
 
 
-@pytest.mark.parametrize("name", TUNINGS)
+@pytest.mark.parametrize("name", HERE)
 def test_the_saved_model_predicts_as_the_trained_one(finetune, rows, name):
     """``finetune`` compares the logits before it ends; the loaded run answers the same each time."""
     run = finetune(rows, tuning=name)
@@ -234,7 +237,7 @@ def test_the_saved_model_predicts_as_the_trained_one(finetune, rows, name):
     assert {answer["label"] for answer in again.predict(TEXTS)} <= set("abc")
 
 
-@pytest.mark.parametrize("name", [n for n in TUNINGS if catalogue.member("tuning", n).opens_in_peft])
+@pytest.mark.parametrize("name", [n for n in HERE if catalogue.member("tuning", n).opens_in_peft])
 def test_an_adapter_folder_opens_in_peft(finetune, rows, tiny_model, name):
     from peft import PeftModel
     from transformers import AutoModel

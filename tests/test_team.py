@@ -18,6 +18,7 @@ from weitiao.training import checkpoint
 from weitiao.training.estimate import estimate
 from weitiao.training.loop import train
 from weitiao.training.optimizer import make_optimizer, state_bytes
+from weitiao.training.team import Team
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +237,49 @@ def test_what_processes_cannot_share_is_refused(settings, tmp_path, wrong):
     assert not (tmp_path / "run").exists()
 
 
+# --- kept in main memory
+
+
+def test_offload_without_a_gpu_is_a_note_and_the_same_run(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    plain = weitiao.finetune(output=tmp_path / "plain", show=False, **settings)
+    kept = weitiao.finetune(output=tmp_path / "kept", show=False, cpu_offload=True, **settings)
+    assert steps(plain.folder) == steps(kept.folder)
+    notes = [event["text"] for event in kept.events if event["event"] == "note"]
+    assert [note for note in notes if "--cpu-offload: there is no GPU here" in note]
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_model_that_is_kept_apart_trains_as_one_that_is_not(settings, tmp_path, monkeypatch, tuning):
+    """A group of one process, its parts kept in main memory: on a GPU, or here on the processor itself."""
+    mine = {**settings, "tuning": tuning, "checkpoint_steps": 3}
+    plain = weitiao.finetune(output=tmp_path / "plain", show=False, **mine)
+    monkeypatch.setattr(Team, "join", lambda *_: Team.of_one())
+    kept = weitiao.finetune(output=tmp_path / "kept", show=False, cpu_offload=True, **mine)
+    assert not torch.distributed.is_initialized()
+    ours, theirs = steps(plain.folder), steps(kept.folder)
+    assert ours.keys() == theirs.keys()
+    assert max(abs(ours[step] - theirs[step]) for step in ours) < 1e-4
+    assert kept.metrics["model"]["saved_logit_difference"] <= 1e-5
+    with pytest.raises(WeitiaoError, match="--tuning adalora needs one process: leave --cpu-offload out"):
+        weitiao.finetune(
+            output=tmp_path / "other", show=False, cpu_offload=True, **{**mine, "tuning": "adalora"}
+        )
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_offloaded_takes_less_of_a_gpu(settings, tmp_path):
+    taken = {}
+    for offload in (False, True):
+        torch.cuda.reset_peak_memory_stats()
+        run = weitiao.finetune(output=tmp_path / str(offload), show=False, cpu_offload=offload, **settings)
+        taken[offload] = run.metrics["cost"]["actual_gpu_bytes"]
+    assert taken[True] < taken[False]
+
+
 def test_a_share_covers_each_text_once_and_all_have_as_many_batches(tiny_model):
     from weitiao.training.batches import Batches
-    from weitiao.training.team import Team
 
     encoded = toy.table(24)
     batches = Batches(encoded, 8, 0, micro_tokens=30)

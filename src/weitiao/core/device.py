@@ -77,6 +77,15 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def gpu_peak_bytes(device: str) -> int:
+    """The most memory this process has held on a GPU; 0 where it computes on the processor."""
+    if device == "cpu":
+        return 0
+    import torch
+
+    return int(torch.cuda.max_memory_allocated())
+
+
 def forget_peak_memory() -> bool:
     """Begin a new ``peak_memory_bytes`` from what is in use now. Returns whether the system can do that (Linux)."""
     import contextlib

@@ -45,11 +45,15 @@ class ProgressEvent(Event):
 
 @dataclass(frozen=True)
 class EstimateEvent(Event):
-    """What the run will cost, said before its first step; and, with ``actual``, what it did cost."""
+    """What the run will cost, said before its first step; and, with ``actual``, what it did cost.
+
+    ``gpu_bytes`` is memory of a GPU, where there is one.
+    """
 
     memory_bytes: int
     seconds: float
     actual: bool = False
+    gpu_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ class Encoded:
         uncut: int ``[N]``, tokens before the cut to ``max_length`` (of the longest text of an example).
         features: float32 ``[N, K, F]``: what a frozen model made of the other half of an example, computed once: of a
             picture's captions, or of the pictures beside a text.
-        known: for each text pairs of (place of a token, number of what the user's tables know of its word), flat: ``[2 P]``.
+        known: for each text P pairs of a token's place and the number of what the user's tables know of its word,
+            flat, ``[2 P]``.
         facts: what an objective must know of each example beside its target, by name, ``[N, ...]``.
     """
 

@@ -260,4 +260,7 @@ def estimate_line(event: EstimateEvent, before: EstimateEvent | None = None) -> 
 def _cost(event: EstimateEvent) -> str:
     if not event.memory_bytes:
         return span(event.seconds)
-    return say(" and ", "，").join([span(event.seconds), size(event.memory_bytes)])
+    parts = [span(event.seconds), size(event.memory_bytes)]
+    if event.gpu_bytes:
+        parts.append(say(f"{size(event.gpu_bytes)} on the GPU", f"GPU {size(event.gpu_bytes)}"))
+    return say(" and ", "，").join(parts)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from weitiao.core.device import peak_memory_bytes
+from weitiao.core.device import gpu_peak_bytes, peak_memory_bytes
 from weitiao.core.events import Event, NoteEvent, ProgressEvent, ResultEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import write_json
@@ -74,6 +74,8 @@ def _metrics(run: "Training", reports: dict[str, Any], description: dict[str, An
         "actual_cpu_seconds": run.trained_cpu_seconds,  # of all threads; a busy machine does not change it much
         "actual_memory_bytes": peak_memory_bytes(),
     }
+    if gpu := gpu_peak_bytes(run.device):
+        cost["actual_gpu_bytes"] = gpu
     if run.estimate is not None:
         cost |= {
             "estimated_seconds": run.estimate.seconds,
@@ -151,10 +153,11 @@ def _opens(run: "Training", description: dict[str, Any]) -> str:
             "适配器为本工具自有格式：adapter.safetensors 与 head.safetensors，叠加在基座模型的权重之上。",
         )
     if run.tuning.saves_adapter:
+        base, base_zh = run.tuning.base_in_peft
         return say(
-            "The adapter opens in peft over the base model (PeftModel.from_pretrained); the head lies beside it in "
+            f"The adapter opens in peft over {base} (PeftModel.from_pretrained); the head lies beside it in "
             "head.safetensors.",
-            "适配器可用 peft 加载到基座模型上（PeftModel.from_pretrained）；分类头在 head.safetensors 中。",
+            f"适配器可用 peft 加载到{base_zh}上（PeftModel.from_pretrained）；分类头在 head.safetensors 中。",
         )
     if description["transformers_class"]:
         name = description["transformers_class"]

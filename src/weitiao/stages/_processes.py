@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from weitiao.core.config import to_yaml
 from weitiao.core.errors import WeitiaoError
-from weitiao.core.events import Event
+from weitiao.core.events import Event, NoteEvent
 from weitiao.core.messages import say
 from weitiao.training.hooks import Hooks
 
@@ -98,8 +98,23 @@ def _last_words(other: "subprocess.Popen[str]") -> str:
     return ""
 
 
+def settle(run: "Training") -> Iterator[Event]:
+    """Refuse what cannot be parted, agree on a precision, and say where ``--cpu-offload`` has nothing to do."""
+    if run.config.cpu_offload and not run.team.offload:
+        yield NoteEvent(
+            say(
+                "--cpu-offload: there is no GPU here, so everything is in main memory as it is",
+                "--cpu-offload：本机没有 GPU，所有内容本来就在内存中",
+            )
+        )
+    if run.team.parts:
+        check(run)
+    if run.team.size > 1:
+        run.precision = "bf16" if run.team.agreed(run.precision == "bf16") else "fp32"
+
+
 def check(run: "Training") -> None:
-    """Refuse what several processes cannot train as one would.
+    """Refuse what several processes, or a model that is kept apart from its GPU, cannot train as one process would.
 
     Raises:
         WeitiaoError: the method or the objective looks at more than a layer, or than a process's own texts.
@@ -111,7 +126,7 @@ def check(run: "Training") -> None:
         if getattr(type(tuning), name) is not getattr(Hooks, name)
     ]
     wrong = ""
-    if own:
+    if own or tuning.needs_gpu:
         wrong = f"--tuning {run.config.tuning}"
     elif objective.compares_examples or objective.perturbs:
         wrong = f"--objective {run.config.objective}"
@@ -120,11 +135,12 @@ def check(run: "Training") -> None:
     elif run.epochs == 0 or run.config.start == "probe":
         wrong = "--start probe" if run.epochs else f"--tuning {run.config.tuning}"
     if wrong:
+        way = "--processes" if run.team.size > 1 else "--cpu-offload"
         raise WeitiaoError(
             say(
-                f"{wrong} needs one process: leave --processes out, or choose another (--tuning full and lora, "
+                f"{wrong} needs one process: leave {way} out, or choose another (--tuning full and lora, "
                 "--objective cross_entropy and --optimizer adamw can be parted)",
-                f"{wrong} 只能用一个进程：请去掉 --processes，或另选其他方法（--tuning full、lora，--objective cross_entropy，"
+                f"{wrong} 只能用一个进程：请去掉 {way}，或另选其他方法（--tuning full、lora，--objective cross_entropy，"
                 "--optimizer adamw 支持多进程）",
             )
         )

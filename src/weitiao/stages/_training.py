@@ -13,7 +13,7 @@ import torch
 
 from weitiao.core import catalogue
 from weitiao.core.config import make_member, to_yaml
-from weitiao.core.device import keep_freed_memory, peak_memory_bytes, pick_device, pick_precision, set_threads
+from weitiao.core.device import keep_freed_memory, pick_device, pick_precision, set_threads
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.events import (
     CheckpointEvent,
@@ -43,13 +43,13 @@ from weitiao.stages import (
     _untrained,
     _weights,
 )
-from weitiao.stages._processes import check as check_processes
+from weitiao.stages._processes import settle
 from weitiao.stages._resume import digests, gone_on, how_to_resume
 from weitiao.training import checkpoint, probe
 from weitiao.training.batches import Batches
 from weitiao.training.embeddings import CompactEmbeddings, used_ids
 from weitiao.training.engagement import Engagement
-from weitiao.training.estimate import estimate
+from weitiao.training.estimate import actual, estimate
 from weitiao.training.frozen import FrozenCache, fits, frozen_layers
 from weitiao.training.interrupt import stop_between_steps
 from weitiao.training.loop import Parts, make_accelerator, train
@@ -80,7 +80,7 @@ class Training:
 
     def events(self) -> Iterator[Event]:
         """Prepare, train, finish."""
-        self.team = Team.join(pick_device())
+        self.team = Team.join(pick_device(), self.config.cpu_offload)
         try:
             yield from self.ready()
             if self.team.is_main:
@@ -203,9 +203,7 @@ class Training:
         self.device = pick_device()
         self.precision = pick_precision(config.precision, self.device)
         check_optimizer(config.optimizer, self.device)
-        if self.team.size > 1:
-            check_processes(self)
-            self.precision = "bf16" if self.team.agreed(self.precision == "bf16") else "fp32"
+        yield from settle(self)
         yield NoteEvent(
             say(
                 f"{config.model}: {self.precision}, {self.threads} threads",
@@ -269,15 +267,17 @@ class Training:
         )  # fmt: skip
         total = batches.steps_per_epoch * self.epochs
         accelerator = make_accelerator(self.device, self.precision)
-        self.model.to(self.device)
+        self.tuning.pack(self.model)
+        if not self.team.offload:
+            self.model.to(self.device)
         rate = config.learning_rate or self.tuning.learning_rate
         head_rate = config.head_learning_rate
         if head_rate is None and config.learning_rate is None and config.start == "random":
             head_rate = self.tuning.head_learning_rate
         self.engagement = Engagement(self.model, self.tuning)
-        if self.team.size > 1:
+        if self.team.parts:
             self.hollow = hollow(self.model)
-            shard(self.model)
+            shard(self.model, self.team.offload)
         optimizer = make_optimizer(
             self.model, rate, config.weight_decay, config.layer_decay, head_rate, config.optimizer
         )
@@ -386,6 +386,7 @@ class Training:
     def _finish(self) -> Iterator[Event]:
         if not self.epochs:
             self.moved = self.engagement.check(self.model)
+        self.tuning.unpack(self.model)
         self.model.to("cpu").eval()
         began, cpu_began = self.training_began
         self.trained_seconds, self.trained_cpu_seconds = time.time() - began, time.process_time() - cpu_began
@@ -394,6 +395,6 @@ class Training:
             description = _save.save(self)
         yield from _save.verify(self, description)
         if self.estimate is not None:
-            yield EstimateEvent(peak_memory_bytes(), self.trained_seconds, actual=True)
+            yield actual(self.trained_seconds, self.device)
         yield from _finish.evaluate_and_report(self, description)
         shutil.rmtree(self.checkpoints, ignore_errors=True)

@@ -209,6 +209,11 @@ class Config:
         least=1,
         most=64,
     )
+    cpu_offload: bool = option(
+        False,
+        "keep weights and the optimizer's state in main memory, a layer at a time on the GPU (FSDP): slower",
+        "权重和优化器状态放在内存中，逐层送到 GPU 计算（FSDP）：较慢",
+    )
     trackers: list[str] = option(
         [], "tensorboard, wandb (offline unless WANDB_MODE says otherwise)", "tensorboard、wandb（默认离线）"
     )
@@ -321,6 +326,7 @@ def _filled(config: Config) -> Config:
                 f"--tuning {config.tuning} 适用于文本模型；{config.task} 可用：{able}",
             )
         )
+    make_member("tuning", config.tuning, config.member_values).check()
     if config.tuning == "head" and not config.num_epochs and getattr(task, "embeds_knowledge", False):
         raise WeitiaoError(
             say(

@@ -64,7 +64,7 @@ class Generation(Task):
     )
 
     reads = "texts"
-    tunings = ("full", "lora", "dora", "ia3")
+    tunings = ("full", "lora", "dora", "ia3", "qlora")
     text_keys = ("text",)
     label_key = "answer"
     labelled = False

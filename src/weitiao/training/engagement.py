@@ -37,7 +37,7 @@ class Engagement:
         count = 0
         for name, parameter in model.named_parameters():
             if name in self.before:
-                old = self.before[name]
+                old = self.before[name].to(parameter.device)
                 change[_group(name)] += float((parameter.detach() - old).double().pow(2).sum())
                 size[_group(name)] += float(old.double().pow(2).sum())
                 count += parameter.numel()

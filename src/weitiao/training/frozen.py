@@ -59,8 +59,8 @@ class FrozenCache:
 
 
 def frozen_layers(model: TextModel) -> int:
-    """How many layers, counted from the bottom, hold nothing to train; 0 where the embeddings are trained, or what is added
-    to them."""
+    """How many layers, counted from the bottom, hold nothing to train; 0 where the embeddings, or what is added to
+    them, are trained."""
     if not isinstance(model.backbone, Encoder) or model.head.known is not None:
         return 0
     if any(parameter.requires_grad for parameter in model.backbone.embeddings.parameters()):

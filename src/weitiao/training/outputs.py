@@ -11,6 +11,7 @@ from weitiao.data.encode import Encoded, Ragged
 from weitiao.models.backbone import TextModel
 from weitiao.models.heads import TokenHead
 from weitiao.training.batches import Batch, Batches, in_order
+from weitiao.training.team import device_of
 
 
 def outputs_of(model: TextModel, encoded: Encoded, **how: Any) -> list[Any]:
@@ -58,7 +59,7 @@ def _run(
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device.type
+    device = device_of(model)
     batches = Batches(encoded, 32, 0, first_position=model.first_position, remap=remap)
     try:
         for rows in in_order(encoded):

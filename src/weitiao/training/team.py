@@ -4,6 +4,9 @@ Every process draws the same steps and takes its share of each step's texts, so 
 weights are brought together as it computes, and its gradients are summed and parted again. Weights, gradients and the
 optimizer's state are each held once among all processes. ``accelerate`` connects the processes; the parting is torch's
 ``fully_shard``, which it would call itself on GPUs only.
+
+With ``offload`` each process keeps its part in main memory, where the optimizer steps too, and a layer's weights come
+to the GPU as it computes (Ren et al. 2021, "ZeRO-Offload"). A single process can do that as well: a group of one.
 """
 
 import copy
@@ -38,20 +41,40 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    offload: bool = False
     dropout_seed: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.dropout_seed = self.rank * 7919  # masks of other texts must be other masks
 
     @classmethod
-    def join(cls, device: str) -> "Team":
-        """The team that the environment describes, as ``accelerate launch`` and torchrun do; connects to it."""
+    def join(cls, device: str, offload: bool = False) -> "Team":
+        """The team that the environment describes, as ``accelerate launch`` and torchrun do; connects to it.
+
+        Args:
+            offload: the model is to be kept in main memory; where there is no GPU, it is there as it is.
+        """
+        # Sums of plain numbers, and what is kept in main memory, go from process to process without a GPU.
+        backend = {} if device == "cpu" else {"backend": f"{device}:nccl,cpu:gloo"}
+        offload = offload and device != "cpu"
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-            return cls()
+            return cls.of_one(**backend) if offload else cls()
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu")
-        return cls(state.process_index, state.num_processes)
+        state = PartialState(cpu=device == "cpu", **backend)
+        return cls(state.process_index, state.num_processes, offload)
+
+    @classmethod
+    def of_one(cls, **backend: str) -> "Team":
+        """A group of this process alone, which keeps the model in main memory."""
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(**backend, store=store, rank=0, world_size=1)
+        return cls(offload=True)
+
+    @property
+    def parts(self) -> bool:
+        """Whether the model is parted among processes, or kept apart from the GPU."""
+        return self.size > 1 or self.offload
 
     @property
     def is_main(self) -> bool:
@@ -86,7 +109,7 @@ class Team:
 
     def leave(self) -> None:
         """Part from the others."""
-        if self.size > 1:
+        if self.parts and torch.distributed.is_initialized():
             from accelerate.state import AcceleratorState, PartialState
 
             torch.distributed.destroy_process_group()
@@ -118,16 +141,25 @@ class Team:
         )
 
 
-def shard(model: nn.Module) -> None:
+def shard(model: nn.Module, offload: bool = False) -> None:
     """Part a model among the processes: each layer on its own, then what is left; in place.
 
     The parameters become ``DTensor``: make the optimizer afterwards.
-    """
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    Args:
+        offload: keep the parts, their gradients and the optimizer's state in main memory.
+    """
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        OffloadPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     for layer in _layers(model):
-        fully_shard(layer)
-    fully_shard(model)
+        fully_shard(layer, offload_policy=policy)
+    fully_shard(model, offload_policy=policy)
     for method in ("hidden", "outputs"):  # training calls these, not ``forward``
         register_fsdp_forward_method(model, method)
 
@@ -172,4 +204,11 @@ def parted(value: Tensor, like: Tensor) -> Tensor:
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)  # type: ignore[attr-defined]
+    there = distribute_tensor(value.to(like.device), like.device_mesh, like.placements)  # type: ignore[attr-defined]
+    return there.to(like.device)  # which is not the mesh's where a part is kept in main memory
+
+
+def device_of(model: nn.Module) -> str:
+    """The kind of device that a model computes on, wherever its parts are kept."""
+    first = next(model.parameters())
+    return first.device_mesh.device_type if hasattr(first, "device_mesh") else first.device.type

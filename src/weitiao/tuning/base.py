@@ -27,10 +27,25 @@ class Tuning(Hooks, ABC):
     saves_adapter: ClassVar[bool] = False  # the model folder holds an adapter instead of the backbone
     merges: ClassVar[bool] = False  # what it adds can go into the backbone's own weights
     opens_in_peft: ClassVar[bool] = False  # ``peft`` opens its folder
+    base_in_peft: ClassVar[tuple[str, str]] = ("the base model", "基座模型")  # over this
+    needs_gpu: ClassVar[bool] = False  # to train, in one process
+
+    def check(self) -> None:
+        """Refuse what cannot be trained here, before anything is read.
+
+        Raises:
+            WeitiaoError: names the methods that can.
+        """
 
     @abstractmethod
     def apply(self, model: "TextModel") -> None:
         """Mark what is trained (``requires_grad``) and put in what is added."""
+
+    def pack(self, model: "TextModel") -> None:
+        """Hold frozen weights in less memory while the model is trained; it is about to go to its device."""
+
+    def unpack(self, model: "TextModel") -> None:
+        """Undo ``pack`` after training."""
 
     def save_adapter(self, model: "TextModel", folder: Path, base: str) -> None:
         """Write the adapter's files; only for methods that save one."""
