@@ -35,7 +35,7 @@ class Int8(Compression):
         choices=("static", "dynamic"),
     )
     int8_agreement: float = option(
-        0.997,
+        0.998,
         "decisions that must agree with the exact model on the texts at hand",
         "在现有文本上与精确模型一致的决策比例下限",
         least=0,
