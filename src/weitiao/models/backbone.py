@@ -30,13 +30,16 @@ class TextModel(nn.Module):
             head.below = (backbone,)
 
     def hidden(self, packed: Packed, marks_T: Tensor | None, dropout: Dropout | None, **start: Any) -> Tensor:
-        """Hidden states in fp32 of the tokens that the head reads, ``[R, D]``; ``start`` as in ``Encoder.forward``."""
+        """Hidden states of the tokens that the head reads, ``[R, D]``, in fp32 unless the head takes them as they are;
+        ``start`` as in ``Encoder.forward``."""
         rows_R = self.head.rows(packed, marks_T)
         with self._known(packed):
             if getattr(self.backbone, "gives_rows", False):
-                return self.backbone(packed, dropout, rows_R=rows_R, **start).float()
-            hidden_TD = self.backbone(packed, dropout, **start).float()
-        return hidden_TD if rows_R is None else hidden_TD[rows_R]
+                hidden = self.backbone(packed, dropout, rows_R=rows_R, **start)
+            else:
+                hidden = self.backbone(packed, dropout, **start)
+                hidden = hidden if rows_R is None else hidden[rows_R]
+        return hidden if self.head.keeps_type else hidden.float()
 
     def _known(self, packed: Packed) -> AbstractContextManager[None]:
         """Within it, what the user's tables know of words is added to their embeddings."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from weitiao.models import fused_decoder
 from weitiao.models.kernels import apart, together
 from weitiao.models.packed import Packed
 
@@ -150,4 +151,13 @@ class RmsNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        if fused_decoder.usable(x_TD, self.weight):
+            return fused_decoder.rms_norm(x_TD, self.weight, self.eps)
         return _RmsNorm.apply(x_TD, self.weight, self.eps)
+
+    def after(self, x_TD: Tensor, added_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """``x + added``, and its norm."""
+        if fused_decoder.usable(x_TD, self.weight) and added_TD.dtype == x_TD.dtype:
+            return fused_decoder.add_rms_norm(x_TD, added_TD, self.weight, self.eps)
+        x_TD = x_TD + added_TD
+        return x_TD, self(x_TD)

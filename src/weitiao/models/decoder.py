@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
 from weitiao.core.runs import write_json
+from weitiao.models import fused, fused_decoder
 from weitiao.models.backbone import read_config, read_tensors
 from weitiao.models.causal import RmsNorm, attention, rotate
 from weitiao.models.kernels import Dropout, Linear
@@ -118,6 +119,12 @@ class _Attention(nn.Module):
     def forward(
         self, x_TD: Tensor, packed: Packed, turns: tuple[Tensor, Tensor], rows_R: Tensor | None
     ) -> Tensor:
+        shape = self.shape
+        if fused_decoder.usable(x_TD, turns[0], shape.head_size):
+            layers = (self.q_proj, self.k_proj, self.v_proj)
+            heads = shape.num_attention_heads, shape.key_value_heads
+            out_TD = fused_decoder.attention(fused.joined(layers, x_TD), turns, packed, *heads)
+            return self.o_proj(out_TD if rows_R is None else out_TD[rows_R])
         q, k, v = self._projected(x_TD, turns)
         if (times := self.shape.num_attention_heads // self.shape.key_value_heads) > 1:
             k, v = (x.repeat_interleave(times, 1) for x in (k, v))
@@ -151,11 +158,14 @@ class _Attention(nn.Module):
 class _FeedForward(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.size = shape.intermediate_size
         self.gate_proj = Linear(shape.hidden_size, shape.intermediate_size, bias=False)
         self.up_proj = Linear(shape.hidden_size, shape.intermediate_size, bias=False)
         self.down_proj = Linear(shape.intermediate_size, shape.hidden_size, bias=False)
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        if fused_decoder.usable(x_TD, None, self.size):
+            return self.down_proj(fused_decoder.swiglu(fused.joined((self.gate_proj, self.up_proj), x_TD)))
         return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
 
 
@@ -170,13 +180,14 @@ class _Layer(nn.Module):
         self, x_TD: Tensor, packed: Packed, turns: tuple[Tensor, Tensor], rows_R: Tensor | None = None
     ) -> Tensor:
         y_TD = self.self_attn(self.input_layernorm(x_TD), packed, turns, rows_R)
-        return self._fed((x_TD if rows_R is None else x_TD[rows_R]) + y_TD)
+        return self._fed(x_TD if rows_R is None else x_TD[rows_R], y_TD)
 
     def step(self, x_BLD: Tensor, turns: tuple[Tensor, Tensor], *place: Any) -> Tensor:
-        return self._fed(x_BLD + self.self_attn.step(self.input_layernorm(x_BLD), turns, *place))
+        return self._fed(x_BLD, self.self_attn.step(self.input_layernorm(x_BLD), turns, *place))
 
-    def _fed(self, x: Tensor) -> Tensor:
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def _fed(self, x: Tensor, y: Tensor) -> Tensor:
+        x, normed = self.post_attention_layernorm.after(x, y)
+        return x + self.mlp(normed)
 
 
 class _Body(nn.Module):

@@ -31,33 +31,37 @@ class _JoinedLinear(torch.autograd.Function):
     """Several linear layers of one input as one product: their outputs side by side."""
 
     @staticmethod
-    def forward(ctx: Any, x_TI: Tensor, *parameters: Tensor) -> Tensor:
-        weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
-        weight, bias = (torch.cat(part).to(x_TI.dtype) for part in (weights, biases))
+    def forward(ctx: Any, x_TI: Tensor, count: int, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[:count], parameters[count:]
+        weight = torch.cat(weights).to(x_TI.dtype)
         ctx.save_for_backward(x_TI, weight)
         ctx.rows = [len(weight) for weight in weights]
-        return F.linear(x_TI, weight, bias)
+        return F.linear(x_TI, weight, torch.cat(biases).to(x_TI.dtype) if biases else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, weight = ctx.saved_tensors
         wants, count = ctx.needs_input_grad, len(ctx.rows)
+        wants_weights, wants_biases = wants[2 : 2 + count], wants[2 + count :]
         g_x = grad_TO @ weight if wants[0] else None
         g_weights: Sequence[Tensor | None] = [None] * count
-        g_biases: Sequence[Tensor | None] = [None] * count
-        if any(wants[1 : 1 + count]):
+        g_biases: Sequence[Tensor | None] = [None] * len(wants_biases)
+        if any(wants_weights):
             g_weights = (grad_TO.t() @ x_TI).float().split(ctx.rows)
-        if any(wants[1 + count :]):
+        if any(wants_biases):
             g_biases = native.column_sums(grad_TO).split(ctx.rows)
-        return g_x, *g_weights, *g_biases
+        return g_x, None, *g_weights, *g_biases
 
 
 def joined(layers: Sequence[nn.Module], x_TI: Tensor) -> Tensor:
-    """The outputs of linear layers side by side, ``[T, sum of O]``: one product where none is wrapped, as by LoRA."""
+    """The outputs of linear layers side by side, ``[T, sum of O]``: one product where none is wrapped, as by LoRA.
+
+    Either all have biases or none has.
+    """
     if all(type(layer) is Linear for layer in layers):
         weights, biases = ([getattr(layer, name) for layer in layers] for name in ("weight", "bias"))
-        return _JoinedLinear.apply(x_TI, *weights, *biases)
+        return _JoinedLinear.apply(x_TI, len(layers), *weights, *(b for b in biases if b is not None))
     return torch.cat([layer(x_TI) for layer in layers], 1)
 
 

@@ -27,6 +27,7 @@ class Head(nn.Module):
     linear: nn.Linear | None
     known: nn.Embedding | None
     dropout_probability: float
+    keeps_type: bool = False  # takes states as the backbone gives them, not in fp32
 
     def __init__(self) -> None:
         super().__init__()

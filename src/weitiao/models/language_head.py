@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from weitiao.models import native, native_decoder
 from weitiao.models.encoder import Encoder
 from weitiao.models.heads import Head
 from weitiao.models.kernels import Dropout
@@ -21,32 +22,33 @@ UNUSED = 10.0  # how far below the least bias those of pieces lie that the corpu
 
 
 class _TiedLoss(torch.autograd.Function):
-    """The sum of -log softmax(x W' + b)[target]. Its gradients are made with the loss: the logits are never kept."""
+    """The sum of -log softmax(x W' + b)[target]. Its gradients are made with the loss: the logits are never kept.
+
+    States in bf16 are multiplied in bf16, as the layers below are; sums are in fp32.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_R: Tensor
     ) -> Tensor:
-        wants = ctx.needs_input_grad
+        wants, exact = ctx.needs_input_grad, torch.promote_types(x_RD.dtype, torch.float32)
+        weight, bias = weight_VD.to(x_RD.dtype), None if bias_V is None else bias_V.to(x_RD.dtype)
         g_x = torch.empty_like(x_RD) if wants[0] else None
         g_weight = torch.zeros_like(weight_VD) if wants[1] else None
         g_bias = torch.zeros_like(bias_V) if bias_V is not None and wants[2] else None
-        total = x_RD.new_zeros(())
-        for rows in _chunks(len(x_RD), len(weight_VD)):
-            x, targets = x_RD[rows], targets_R[rows].unsqueeze(1)
-            logits = F.linear(x, weight_VD, bias_V)
-            sums = torch.logsumexp(logits, 1, keepdim=True)
-            total += (sums - logits.gather(1, targets)).sum()
-            if not any(wants):
-                continue
-            shares = logits.sub_(sums).exp_()
-            shares.scatter_add_(1, targets, shares.new_full(targets.shape, -1.0))
+        total = x_RD.new_zeros((), dtype=exact)
+        for rows in _chunks(len(x_RD), len(weight)):
+            x, targets = x_RD[rows], targets_R[rows]
+            losses, shares = _softmax(F.linear(x, weight, bias), targets)
+            total += losses.sum()
             if g_x is not None:
-                torch.mm(shares, weight_VD, out=g_x[rows])
-            if g_weight is not None:
+                torch.mm(shares, weight, out=g_x[rows])
+            if g_weight is not None and g_weight.dtype == x.dtype:
                 g_weight.addmm_(shares.t(), x)
+            elif g_weight is not None:
+                g_weight += shares.t() @ x
             if g_bias is not None:
-                g_bias += shares.sum(0)
+                g_bias += shares.sum(0, dtype=exact)
         ctx.grads = (g_x, g_weight, g_bias)
         return total
 
@@ -54,6 +56,21 @@ class _TiedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return *(None if g is None else g * grad for g in ctx.grads), None
+
+
+def _softmax(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
+    """-log softmax(logits)[target] ``[R]`` in fp32, and its gradient in the logits' type and place."""
+    if logits_RV.dtype == torch.bfloat16 and logits_RV.device.type == "cpu" and native.library() is not None:
+        return native_decoder.softmax_gradient(logits_RV, targets_R), logits_RV
+    wide, targets_R1 = (
+        logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32)),
+        targets_R.unsqueeze(1),
+    )
+    sums_R1 = torch.logsumexp(wide, 1, keepdim=True)
+    losses_R = (sums_R1 - wide.gather(1, targets_R1)).squeeze(1)
+    shares = wide.sub_(sums_R1).exp_()
+    shares.scatter_add_(1, targets_R1, shares.new_full(targets_R1.shape, -1.0))
+    return losses_R, shares.to(logits_RV.dtype)
 
 
 def _chunks(rows: int, pieces: int) -> list[slice]:
@@ -67,6 +84,8 @@ class LanguageHead(Head):
     ``outputs`` of the model are these states, in the order of ``marks_T``, and after them, where texts are judged in
     pairs, the state of each text's first token. Their targets: a piece's id; -2 for a pair in order, -3 for one not.
     """
+
+    keeps_type = True  # the states may be bf16: see ``_TiedLoss``
 
     def __init__(self, weight_VD: Callable[[], Tensor]) -> None:
         super().__init__()
@@ -111,8 +130,10 @@ class LanguageHead(Head):
         """For each target, -log of its probability and whether it was the likeliest, both ``[R]``."""
         tokens = int((targets_R >= 0).sum())
         losses, right = [], []
-        for rows in _chunks(tokens, len(self.weight_VD())):
-            logits = F.linear(self.transformed(hidden_RD[:tokens][rows]), self.weight_VD(), self.bias)
+        weight = self.weight_VD()
+        for rows in _chunks(tokens, len(weight)):
+            states = self.transformed(hidden_RD[:tokens][rows]).to(weight.dtype)
+            logits = F.linear(states, weight, self.bias)
             losses.append(F.cross_entropy(logits, targets_R[:tokens][rows], reduction="none"))
             right.append(logits.argmax(1) == targets_R[:tokens][rows])
         if tokens < len(targets_R):
@@ -139,11 +160,11 @@ class MaskedHead(LanguageHead):
                 nn.init.zeros_(layer.bias)
 
     def transformed(self, hidden_RD: Tensor) -> Tensor:
-        return self.norm(F.gelu(self.dense(hidden_RD)))
+        return self.norm(F.gelu(self.dense(hidden_RD.to(self.dense.weight.dtype)))).to(hidden_RD.dtype)
 
     def pair_logits(self, hidden_BD: Tensor) -> Tensor:
         assert self.pooler is not None and self.pair is not None
-        return self.pair(torch.tanh(self.pooler(hidden_BD)))
+        return self.pair(torch.tanh(self.pooler(hidden_BD.to(self.pooler.weight.dtype))))
 
     def compact(self, used: Tensor) -> None:
         """Keep the biases of these pieces, as ``CompactEmbeddings`` keeps their embeddings."""

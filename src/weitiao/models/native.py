@@ -1,7 +1,8 @@
 """Kernels in C for CPUs with AVX-512 BF16: attention, and dropout + residual + LayerNorm, each in one pass.
 
-``native.c`` is compiled once, by the machine's own C compiler, into the cache folder. Where there is no compiler or the
-processor lacks the instructions, or with ``WEITIAO_NATIVE=0``, ``kernels`` computes the same with torch's operations.
+Those of decoders are called in ``native_decoder``. All are compiled once, by the machine's own C compiler, into the
+cache folder. Where there is no compiler or the processor lacks the instructions, or with ``WEITIAO_NATIVE=0``,
+``kernels`` and ``causal`` compute the same with torch's operations.
 """
 
 import ctypes
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from weitiao.core.sources import home
 
-SOURCE = Path(__file__).with_suffix(".c")
+FOLDER = Path(__file__).parent
+SOURCES = (FOLDER / "native.c", FOLDER / "native_decoder.c")
+HEADER = FOLDER / "native.h"
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
 
@@ -48,14 +51,15 @@ def _compiled(compiler: str) -> Path:
     processor = b"".join(
         line for line in Path("/proc/cpuinfo").read_bytes().splitlines() if line.startswith(b"flags")
     )[:4096]
-    parts = (SOURCE.read_bytes(), version, processor, " ".join(FLAGS).encode())
+    sources = b"".join(path.read_bytes() for path in (HEADER, *SOURCES))
+    parts = (sources, version, processor, " ".join(FLAGS).encode())
     name = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
     path = home() / "kernels" / f"{name}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(new), "-lm"]
+            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(new), "-lm"]
             subprocess.run(command, check=True, capture_output=True, timeout=120)
             os.replace(new, path)
         finally:
@@ -63,11 +67,11 @@ def _compiled(compiler: str) -> Path:
     return path
 
 
-def _pointers(*values: Tensor | int | float) -> list[Any]:
-    """Arguments for C: tensors as pointers, whole numbers as long, others as float."""
+def pointers(*values: Tensor | int | float | None) -> list[Any]:
+    """Arguments for C: tensors as pointers (None: NULL), whole numbers as long, others as float."""
     return [
-        ctypes.c_void_p(value.data_ptr())
-        if isinstance(value, Tensor)
+        ctypes.c_void_p(None if value is None else value.data_ptr())
+        if value is None or isinstance(value, Tensor)
         else ctypes.c_long(value)
         if isinstance(value, int)
         else ctypes.c_float(value)
@@ -76,16 +80,19 @@ def _pointers(*values: Tensor | int | float) -> list[Any]:
 
 
 def attention_forward(
-    qkv_T3D: Tensor, starts_B: Tensor, lengths_B: Tensor, heads: int, key: int, p: float
+    qkv_T3D: Tensor, starts_B: Tensor, lengths_B: Tensor, heads: int, key: int, p: float, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """softmax(q k' / sqrt(d)) v within each text: ``([T, D] bf16, log-sum-exp of the scores [T, H] fp32)``."""
+    """softmax(q k' / sqrt(d)) v within each text: ``([T, D] bf16, log-sum-exp of the scores [T, H] fp32)``.
+
+    With ``causal`` over each token's earlier ones and itself.
+    """
     tokens, size = qkv_T3D.shape[0], qkv_T3D.shape[1] // 3
     out_TD, lse_TH = qkv_T3D.new_empty(tokens, size), torch.empty(tokens, heads)
     q, k, v = qkv_T3D.split(size, 1)
     library().attention_forward(
-        *_pointers(q, k, v, 3 * size, starts_B, lengths_B, len(starts_B), heads, size // heads),
+        *pointers(q, k, v, 3 * size, starts_B, lengths_B, len(starts_B), heads, size // heads, int(causal)),
         *_dropout(key, p),
-        *_pointers(out_TD, lse_TH),
+        *pointers(out_TD, lse_TH),
     )
     return out_TD, lse_TH
 
@@ -100,16 +107,24 @@ def attention_backward(
     out_TD: Tensor,
     lse_TH: Tensor,
     grad_TD: Tensor,
+    causal: bool = False,
 ) -> Tensor:
     """The gradient of ``qkv_T3D``."""
     size = out_TD.shape[1]
     grad_T3D = torch.empty_like(qkv_T3D)
     library().attention_backward(
-        *_pointers(
-            *qkv_T3D.split(size, 1), 3 * size, starts_B, lengths_B, len(starts_B), heads, size // heads
+        *pointers(
+            *qkv_T3D.split(size, 1),
+            3 * size,
+            starts_B,
+            lengths_B,
+            len(starts_B),
+            heads,
+            size // heads,
+            int(causal),
         ),
         *_dropout(key, p),
-        *_pointers(out_TD, lse_TH, grad_TD, *grad_T3D.split(size, 1)),
+        *pointers(out_TD, lse_TH, grad_TD, *grad_T3D.split(size, 1)),
     )
     return grad_T3D
 
@@ -121,9 +136,9 @@ def norm_forward(
     tokens, size = x_TD.shape
     y_TD, mean_T, rstd_T = torch.empty_like(x_TD), torch.empty(tokens), torch.empty(tokens)
     library().norm_forward(
-        *_pointers(x_TD, residual_TD, weight_D, bias_D, eps, tokens, size),
+        *pointers(x_TD, residual_TD, weight_D, bias_D, eps, tokens, size),
         *_dropout(key, p),
-        *_pointers(y_TD, mean_T, rstd_T),
+        *pointers(y_TD, mean_T, rstd_T),
     )
     return y_TD, mean_T, rstd_T
 
@@ -145,9 +160,9 @@ def norm_backward(
     g_x = torch.empty_like(x_TD) if p > 0 else g_residual
     g_weight, g_bias = torch.empty(parts, size), torch.empty(parts, size)
     library().norm_backward(
-        *_pointers(x_TD, residual_TD, weight_D, mean_T, rstd_T, tokens, size),
+        *pointers(x_TD, residual_TD, weight_D, mean_T, rstd_T, tokens, size),
         *_dropout(key, p),
-        *_pointers(grad_TD, g_residual, g_x, parts, g_weight, g_bias),
+        *pointers(grad_TD, g_residual, g_x, parts, g_weight, g_bias),
     )
     return g_x, g_residual, g_weight.sum(0), g_bias.sum(0)
 
@@ -156,7 +171,7 @@ def column_sums(x_TD: Tensor) -> Tensor:
     """The sum over the rows of a bf16 ``[T, D]``, in fp32."""
     parts = torch.get_num_threads()
     out = torch.empty(parts, x_TD.shape[1])
-    library().column_sums(*_pointers(x_TD, *x_TD.shape, parts, out))
+    library().column_sums(*pointers(x_TD, *x_TD.shape, parts, out))
     return out.sum(0)
 
 
