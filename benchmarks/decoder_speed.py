@@ -18,35 +18,53 @@ DIMENSIONS = {"small": (4, 256, 4, 704), "medium": (8, 512, 8, 1376)}
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
-    """Two sizes, in the precision that is faster here for each side."""
+    """Two sizes; each side in fp32 and, where the processor has bf16 products, in bf16 too."""
+    from weitiao.core.device import pick_precision
+
+    precisions = sorted({"fp32", pick_precision("auto", "cpu")})
     for size in DIMENSIONS:
         config = {
             "model": size, "dimensions": list(DIMENSIONS[size]), "pieces": 8000, "context": 256, "blocks_a_step": 8,
-            "steps": options.steps or 4, "rounds": options.rounds or 3, "learning_rate": 1e-3, "precision": "fp32",
+            "steps": options.steps or 4, "rounds": options.rounds or 3, "learning_rate": 1e-3, "precisions": precisions,
             "attention": ["sdpa", "eager"], "warm_up_steps": WARM_UP, "tokens": "predicted ones; the same blocks in the same order",
         }  # fmt: skip
         yield Entry(size, config, lambda config=config: compare(config))
 
 
 def compare(config: dict[str, Any]) -> dict[str, Any]:
-    """Weitiao and the Trainer with each attention, one after the other in each round."""
+    """Weitiao and the Trainer with each attention, one after the other in each round; each in every precision."""
     folder = harness.SCRATCH / f"decoder-{config['model']}"
     with harness.sides("weitiao", "trainer") as (weitiao, trainer):
         weitiao(make, str(folder), config)
-        calls = {"weitiao": lambda: weitiao(ours, str(folder), config)}
-        for attention in config["attention"]:
-            calls[attention] = lambda attention=attention: trainer(theirs, str(folder), config, attention)
+        calls = {}
+        for precision in config["precisions"]:
+            how = config | {"precision": precision}
+            calls[f"weitiao {precision}"] = lambda how=how: weitiao(ours, str(folder), how)
+            for attention in config["attention"]:
+                calls[f"{attention} {precision}"] = lambda how=how, attention=attention: trainer(
+                    theirs, str(folder), how, attention
+                )
         found = harness.interleave(calls, config["rounds"])
     rates = {side: [one["tokens_per_second"] for one in runs] for side, runs in found.items()}
-    best = max(config["attention"], key=lambda side: spread(rates[side])["median"])
-    apart = max(
-        abs(a - b) for mine, other in zip(found["weitiao"], found[best], strict=True)
-        for a, b in zip(mine["losses"], other["losses"], strict=True)
-    )  # fmt: skip
-    summary = {
-        "weitiao tokens/s": as_range(spread(rates["weitiao"])), "x Trainer": as_range(ratio(rates["weitiao"], rates[best])),
-        "its best attention": best, "largest difference of a step's loss": apart, "precision": config["precision"],
-    }  # fmt: skip
+    summary: dict[str, Any] = {}
+    peers = [side for side in rates if not side.startswith("weitiao")]
+    best = max(peers, key=lambda side: spread(rates[side])["median"])
+    summary["Trainer's best, tokens/s"] = f"{as_range(spread(rates[best]))} ({best})"
+    for precision in config["precisions"]:
+        mine = f"weitiao {precision}"
+        same = max(
+            (p for p in peers if p.endswith(precision)), key=lambda side: spread(rates[side])["median"]
+        )
+        apart = max(
+            abs(a - b) for one, other in zip(found[mine], found[same], strict=True)
+            for a, b in zip(one["losses"], other["losses"], strict=True)
+        )  # fmt: skip
+        summary |= {
+            f"weitiao {precision}, tokens/s": as_range(spread(rates[mine])),
+            f"{precision}, x its best": as_range(ratio(rates[mine], rates[best])),
+            f"{precision}, x its best in {precision}": as_range(ratio(rates[mine], rates[same])),
+            f"{precision}, largest difference of a step's loss": apart,
+        }
     return {"summary": summary, "runs": found}
 
 
