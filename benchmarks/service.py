@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks import data, harness
 from benchmarks.cold_predict import trained
 from benchmarks.harness import Entry, as_range, ratio, spread
+from weitiao.core import catalogue
 
 CLIENTS = 32
 SECONDS = 5.0
@@ -36,10 +37,13 @@ PARITY_TEXTS = 500
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
     """Batching and parity on short questions, overload on long texts, swaps and ends on a small model."""
     rounds = options.rounds or 3
-    for model in ("all-MiniLM-L6-v2", "multilingual-e5-small"):
+    for model in ("all-MiniLM-L6-v2", "multilingual-e5-small", "bert-base-dims"):
         config = {"model": model, "texts": "banking77 test, at most 60 characters", "clients": CLIENTS,
                   "rounds": rounds, "seconds": SECONDS, "compute": "onnxruntime fp32"}  # fmt: skip
         yield Entry(f"batching-{model}", config, lambda config=config: batching(config))
+        if "bf16" in catalogue.member("engines", "openvino").usable():
+            low = config | {"compute": "openvino bf16"}
+            yield Entry(f"batching-{model}-bf16", low, lambda low=low: batching(low))
         yield Entry(f"parity-{model}", config, lambda config=config: parity(config))
     overload_config = {"model": "multilingual-e5-small", "texts": "sst2 test, four joined", "times": 10,
                        "seconds": OVERLOAD_SECONDS, "queue": 32}  # fmt: skip
@@ -53,11 +57,13 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
 def batching(config: dict[str, Any]) -> dict[str, Any]:
     """Requests a second of the same service with batches of up to 32 and without, A B A B."""
     texts = questions()
+    engine, precision = config["compute"].split()
+    how = ("--compute", engine, "--precision", precision)
     with ExitStack() as stack:
         folder = bundle(config["model"])
         sides = {
-            "batched": stack.enter_context(serving(folder, "--compute", "onnxruntime")),
-            "unbatched": stack.enter_context(serving(folder, "--compute", "onnxruntime", "--max-batch", "1")),
+            "batched": stack.enter_context(serving(folder, *how)),
+            "unbatched": stack.enter_context(serving(folder, *how, "--max-batch", "1")),
         }
         plan = {
             "path": f"/predict/{folder.name}",
@@ -77,18 +83,18 @@ def batching(config: dict[str, Any]) -> dict[str, Any]:
     for name, runs in found.items():
         summary[f"{name} p50 ms"] = 1000 * statistics.median(one["seconds"]["p50"] for one in runs)
         summary[f"{name} p99 ms"] = 1000 * statistics.median(one["seconds"]["p99"] for one in runs)
-    engine = engine_alone(bundle(config["model"]), texts)
-    summary["engine alone, texts/s, 32 at a time / one"] = f"{engine[32]:.0f} / {engine[1]:.0f}"
-    summary["engine alone, 32 at a time / one"] = engine[32] / engine[1]
+    by_size = engine_alone(folder, texts, engine, precision)
+    summary["engine alone, texts/s, 32 at a time / one"] = f"{by_size[32]:.0f} / {by_size[1]:.0f}"
+    summary["engine alone, 32 at a time / one"] = by_size[32] / by_size[1]
     summary["one client, p50 ms, batched"] = 1000 * alone["batched"]["seconds"]["p50"]
     return {"summary": summary, "runs": found, "one client": alone}
 
 
-def engine_alone(folder: Path, texts: Sequence[str]) -> dict[int, float]:
+def engine_alone(folder: Path, texts: Sequence[str], engine: str, precision: str) -> dict[int, float]:
     """Texts a second without any service, 32 at a time and one at a time: what batching can gain at most here."""
     from weitiao.runtime import load as load_bundle
 
-    predictor, found = load_bundle(folder, engine="onnxruntime"), {}
+    predictor, found = load_bundle(folder, engine=engine, precision=precision), {}
     for size in (32, 1, 32, 1):
         start, done = time.perf_counter(), 0
         while time.perf_counter() - start < 2:
@@ -332,6 +338,8 @@ def sampled(measure: Callable[[], int]) -> Iterator[list[int]]:
 def bundle(model: str) -> Path:
     """The bundle of a small classifier, made once."""
     folder = harness.SCRATCH / f"service-{model}"
+    if model == "bert-base-dims":  # made by the benchmark of inference
+        folder = harness.SCRATCH / "inference" / f"{model}-bundle"
     if not (folder / "bundle.json").exists():
         from weitiao.core.config import build
         from weitiao.stages import export
