@@ -1,12 +1,12 @@
 """A user's table of words: a word in each line, and after tabs or commas what can stand in its place."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 from weitiao.augmentation._words import as_written, words
 from weitiao.augmentation.base import Edit
 from weitiao.core.errors import WeitiaoError
+from weitiao.core.given import given_text
 from weitiao.core.messages import say
 
 
@@ -52,17 +52,7 @@ def read_table(path: str, flag: str, example: str, both_ways: bool) -> WordTable
                 f"需要词表：--{flag} 文件，每行形如 {example}",
             )
         )
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = (
-            say("it is not UTF-8", "不是 UTF-8 编码")
-            if isinstance(error, UnicodeDecodeError)
-            else error.strerror
-        )
-        raise WeitiaoError(
-            say(f"--{flag}: {path} cannot be read: {why}", f"--{flag}：无法读取 {path}：{why}")
-        ) from None
+    text = given_text(path, flag)
     entries: dict[str, list[str]] = {}
     for line in text.splitlines():
         row = [cell.strip() for cell in line.split("\t" if "\t" in line else ",")]

@@ -10,11 +10,11 @@ knowledge, numbered by ``kinds``, whose learned embedding is added to those of t
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from weitiao.core.errors import WeitiaoError
+from weitiao.core.given import given_text
 from weitiao.core.messages import say
 
 LATIN = re.compile(r"[A-Za-z0-9]")
@@ -117,17 +117,7 @@ def as_content(value: str, flag: str) -> str:
     """The content of the file that a value names; a value that is content already stays."""
     if not value or "\n" in value:
         return value
-    try:
-        return Path(value).read_text(encoding="utf-8-sig").rstrip("\n") + "\n"
-    except (OSError, UnicodeDecodeError) as error:
-        why = (
-            say("it is not UTF-8", "不是 UTF-8 编码")
-            if isinstance(error, UnicodeDecodeError)
-            else error.strerror
-        )
-        raise WeitiaoError(
-            say(f"--{flag}: {value} cannot be read: {why}", f"--{flag}：无法读取 {value}：{why}")
-        ) from None
+    return given_text(value, flag).rstrip("\n") + "\n"
 
 
 def _rows(value: str, flag: str, least: int, example: str) -> list[list[str]]:
