@@ -27,7 +27,11 @@ _OPEN: dict[str, Any] = {}  # in each side's process: what it has opened
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
-    """A trained classifier of each size, at fp32, bf16 and, where a bundle of it was made, int8."""
+    """A trained classifier of each size, at fp32, bf16 and, where bundles of it were made, int8.
+
+    ``MODEL-int8`` is one by ``compress --steps int8``; ``MODEL-all-int8`` has ``--int8-budget 0``: nothing stays in
+    floating point, whatever that costs in decisions.
+    """
     for model, (kind, texts, measured, rounds, rows) in MODELS.items():
         config = {
             "model": model,
@@ -48,13 +52,14 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
 def compare(config: dict[str, Any]) -> dict[str, Any]:
     """Each form and the pipeline in processes of their own, one after the other in each round."""
     run, bundle = made(config)
-    small = harness.SCRATCH / "inference" / f"{config['model']}-int8"
     usable = [(name, one) for name in ENGINES for one in catalogue.member("engines", name).usable()]
     forms = {f"{engine} {precision}": (bundle, engine, precision) for engine, precision in usable}
-    if small.exists():
-        forms |= {f"{engine} int8": (small, engine, "fp32") for engine in ENGINES}
-        if ("openvino", "bf16") in usable:  # a processor without bf16 products would only imitate them
-            forms["openvino int8, rest bf16"] = (small, "openvino", "bf16")
+    for kind in ("int8", "all int8"):
+        small = run.with_name(f"{run.name}-{kind.replace(' ', '-')}")
+        if small.exists():
+            forms |= {f"{engine} {kind}": (small, engine, "fp32") for engine in ENGINES}
+            if ("openvino", "bf16") in usable:  # a processor without bf16 products would only imitate them
+                forms[f"openvino {kind}, rest bf16"] = (small, "openvino", "bf16")
     texts = _texts(config)
     certificate = json.loads((bundle / "certificate.json").read_text("utf-8"))
     with harness.sides("pipeline", *forms) as (pipeline, *ours):

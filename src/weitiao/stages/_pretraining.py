@@ -176,7 +176,7 @@ class Training:
     def _train(self) -> Iterator[Event]:
         parts = self.parts = self._parts()
         total = parts.total_steps
-        every = self.config.evaluate_steps or max(total // EVALUATIONS, 1)
+        every = self.config.evaluate_steps or -(-total // EVALUATIONS)
         self.tracked = self.data.held.first(max(TRACKED_TOKENS // self.data.held.size, 1))
         self.engagement = Engagement(self.model, self.hooks)
         self.estimate = estimate(parts, total // every * int(self.tracked.lengths.sum()))
