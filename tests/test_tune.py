@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -14,12 +15,13 @@ from test_survival import SIGNALLED_AT, end, kill_at, start
 import weitiao
 from weitiao.cli import main
 from weitiao.core.config import build
-from weitiao.core.errors import WeitiaoError
+from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.messages import width
 from weitiao.core.runs import read_events, read_json, sha256
 from weitiao.stages import finetune, tune
 from weitiao.stages._space import Axis, draw, read_space
 from weitiao.stages._study import Study, base_values
+from weitiao.training.interrupt import undisturbed
 
 SEARCH = {"learning_rate": "1e-4..1e-2 log", "batch_size": [4, 8]}
 
@@ -219,6 +221,53 @@ def test_ctrl_c_says_how_to_go_on(recipe, tmp_path):
     assert said.splitlines()[-1].endswith(f"Go on with: weitiao tune --output {folder} --resume")
     assert main(["tune", "--output", str(folder), "--resume"]) == 0
     assert [row["state"] for row in read_json(folder / "tune.json")["trials"]] == ["complete"]
+
+
+def test_ctrl_c_before_a_trial_has_a_folder_is_no_failure_of_it(settings, tmp_path, monkeypatch):
+    """However often: the search says how to go on, and does."""
+    values = {**settings, "search": SEARCH, "trials": 1, "output": str(tmp_path / "out")}
+
+    def pressed(_: Any) -> Any:
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tune, "trial_events", pressed)
+        for resume in (False, True, True):
+            with pytest.raises(
+                Interrupted, match=r"everything is saved\. Go on with: weitiao tune --output .* --resume"
+            ):
+                list(tune.run(build(tune.Config, values | {"resume": resume})))
+    list(tune.run(build(tune.Config, values | {"resume": True})))
+    assert [row["state"] for row in read_json(tmp_path / "out" / "tune.json")["trials"]] == ["complete"]
+
+
+def test_ctrl_c_as_the_best_trial_is_scored_says_how_to_go_on(whole, tmp_path, monkeypatch):
+    from weitiao.stages import _tuned
+
+    folder = shutil.copytree(whole, tmp_path / "titles", symlinks=True)
+    before = read_json(folder / "tune.json")
+    (folder / "tune.json").unlink()
+
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_tuned, "score_test", pressed)
+        assert main(["tune", "--output", str(folder), "--resume"]) == 2
+    assert main(["tune", "--output", str(folder), "--resume"]) == 0
+    assert read_json(folder / "tune.json") == before
+
+
+def test_ctrl_c_waits_for_the_end_of_a_commit():
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("committed")
+    assert done and signal.getsignal(signal.SIGINT) is before
+    with undisturbed():
+        pass
 
 
 def test_a_search_grows_and_repeats_nothing(whole, recipe, tmp_path, capsys):

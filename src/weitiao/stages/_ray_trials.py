@@ -20,6 +20,7 @@ from weitiao.core.events import EvaluationEvent, Event, NoteEvent, ProgressEvent
 from weitiao.core.messages import say
 from weitiao.stages import finetune
 from weitiao.stages._study import Study, Trial, reported_before
+from weitiao.training.interrupt import undisturbed
 
 if TYPE_CHECKING:
     from weitiao.stages.tune import Config
@@ -44,7 +45,8 @@ def trials(study: Study, config: "Config") -> Iterator[Event]:
         ) from None  # fmt: skip
     study.config = dataclasses.replace(config, precision=pick_precision(config.precision, pick_device()))
     study.base |= {"precision": study.config.precision, "threads": config.threads or 1}
-    study.base["data"] = _absolute(config.data)
+    for name in ("data", "dev_data", "test_data", "unlabelled", "model"):
+        study.base[name] = _absolute(getattr(config, name))
     mine = not ray.is_initialized()
     if mine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -106,7 +108,9 @@ class _Run:
         """Start trials while there is room. Returns whether any was started."""
         self.started = []
         while len(self.trials) < self.width and (trial := self.study.ask()):
-            if any([trial.report(epoch, score) for epoch, score in reported_before(trial)]):
+            with undisturbed():
+                hopeless = any([trial.report(epoch, score) for epoch, score in reported_before(trial)])
+            if hopeless:
                 self.hopeless.add(trial.place)
             values = {name: getattr(trial.config, name) for name in options(finetune.Config)}
             values["output"] = str(Path(trial.config.output).resolve())
@@ -133,7 +137,9 @@ class _Run:
         if "failed" in said:
             self.study.fail(trial, said["failed"])
             return True
-        if trial.report(said["epoch"], said["score"]) and trial.place not in self.hopeless:
+        with undisturbed():
+            hopeless = trial.report(said["epoch"], said["score"])
+        if hopeless and trial.place not in self.hopeless:
             self.hopeless.add(trial.place)
             self.ray.cancel(stream)
         return False
@@ -167,5 +173,5 @@ def told(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _absolute(data: str) -> str:
-    """A table's path as every machine finds it; the name of a known data set stays."""
-    return str(Path(data).resolve()) if Path(data).exists() else data
+    """A path as every machine finds it; what is none, as the name of a known data set or model, stays."""
+    return str(Path(data).resolve()) if data and Path(data).exists() else data

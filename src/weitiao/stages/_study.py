@@ -17,6 +17,7 @@ from weitiao.core.messages import say
 from weitiao.core.runs import read_events, read_json
 from weitiao.stages import finetune
 from weitiao.stages._space import Axis, draw
+from weitiao.training.interrupt import undisturbed
 
 if TYPE_CHECKING:
     from weitiao.stages.tune import Config
@@ -69,13 +70,14 @@ class Study:
             "hyperband": optuna.pruners.HyperbandPruner,
         }
         try:
-            self.study = optuna.create_study(
-                storage=f"sqlite:///{self.folder / DATABASE}",
-                study_name=NAME,
-                direction="maximize",
-                pruner=pruners[config.pruner](),
-                load_if_exists=True,
-            )
+            with undisturbed():
+                self.study = optuna.create_study(
+                    storage=f"sqlite:///{self.folder / DATABASE}",
+                    study_name=NAME,
+                    direction="maximize",
+                    pruner=pruners[config.pruner](),
+                    load_if_exists=True,
+                )
         except Exception as error:  # SQLAlchemy and alembic have a class for everything that can be wrong
             reason = str(error).split("\n")[0]
             raise WeitiaoError(
@@ -85,6 +87,7 @@ class Study:
                 )
             ) from None
 
+    @undisturbed()
     def same_data(self, digests: dict[str, str]) -> None:
         """Refuse to go on with other data than the search began with.
 
@@ -103,6 +106,7 @@ class Study:
                 )
         self.study.set_user_attr("data", digests)
 
+    @undisturbed()
     def mend(self) -> int:
         """Mark what a kill left under way as failed, to be tried once more. Returns how many there were."""
         states = self.optuna.trial.TrialState
@@ -120,6 +124,7 @@ class Study:
             self.study.tell(trial.number, state=states.FAIL)
         return len(left)
 
+    @undisturbed()
     def ask(self) -> Trial | None:
         """The next trial; None when there are as many as were wanted."""
         waiting = self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.WAITING,))
@@ -154,6 +159,7 @@ class Study:
             chosen["precision"] = read_yaml(files[0])["precision"] if files else config.precision
         return build(finetune.Config, chosen)
 
+    @undisturbed()
     def complete(self, trial: Trial) -> None:
         """The trial's run has ended: its score is that of the saved model on the dev part."""
         metrics = read_json(trial.folder / "metrics.json")
@@ -162,12 +168,14 @@ class Study:
         self.study.tell(trial.asked, score)
         keep_models(self.folder, self.found(), max(self.config.keep_models, self.config.ensemble))
 
+    @undisturbed()
     def prune(self, trial: Trial) -> None:
         """The trial was given up: it isn't worth more epochs."""
         self.study.tell(trial.asked, state=self.optuna.trial.TrialState.PRUNED)
         for name in ("checkpoints", "model"):
             shutil.rmtree(trial.folder / name, ignore_errors=True)
 
+    @undisturbed()
     def fail(self, trial: Trial, reason: str) -> None:
         """The trial's settings cannot be trained; the search goes on without."""
         self.study.set_user_attr(f"reason_{trial.asked.number}", " ".join(reason.split())[:300])

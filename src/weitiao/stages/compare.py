@@ -245,7 +245,7 @@ def _train(member: Member, precision: str, what: str, said: set[str]) -> Iterato
             elif isinstance(event, NoteEvent) and event.level == "warning" and event.text not in said:
                 said.add(event.text)
                 yield event
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):  # the latter before the run's own folder is there
         command = shlex.join(["weitiao", "compare", "--output", str(member.folder.parents[1]), "--resume"])
         raise Interrupted(say(f"Stopped; everything is saved. Go on with: {command}",
                               f"已停止，进度已保存。继续：{command}")) from None  # fmt: skip

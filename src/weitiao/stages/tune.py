@@ -18,6 +18,7 @@ from weitiao.core.events import EvaluationEvent, Event, NoteEvent, ProgressEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_file
 from weitiao.stages import finetune
+from weitiao.stages._recorded import resumable
 from weitiao.stages._resume import MAY_CHANGE, is_complete, stored
 from weitiao.stages._space import read_space
 from weitiao.stages._study import DATABASE, Study, Trial, base_values, reported_before
@@ -112,15 +113,16 @@ def run(config: Config) -> Iterator[Event]:
         count = len(study.found())
         yield NoteEvent(say(f"{count} of {config.trials} trials have ended already",
                             f"{config.trials} 次试验中已有 {count} 次结束"))  # fmt: skip
-    if config.engine == "ray":
-        from weitiao.stages._ray_trials import trials
-
-        yield from trials(study, config)
-    else:
-        yield from _trials(study, config)
     from weitiao.stages._tuned import conclude
 
-    yield from conclude(study, config)
+    with resumable(lambda: True, folder, "tune"):
+        if config.engine == "ray":
+            from weitiao.stages._ray_trials import trials
+
+            yield from trials(study, config)
+        else:
+            yield from _trials(study, config)
+        yield from conclude(study, config)
 
 
 def default_folder(data: str | Path) -> Path:
@@ -223,7 +225,10 @@ def _trials(study: Study, config: Config) -> Iterator[Event]:
                 elif isinstance(event, NoteEvent) and event.level == "warning" and event.text not in said:
                     said.add(event.text)
                     yield event
-        except Interrupted:
+        except GeneratorExit:  # Ctrl-C as an event was shown
+            trial.asked.set_user_attr("stopped", True)
+            raise
+        except (Interrupted, KeyboardInterrupt):  # the latter before the trial's own folder is there
             trial.asked.set_user_attr("stopped", True)
             command = shlex.join(["weitiao", "tune", "--output", config.output, "--resume"])
             raise Interrupted(say(f"Stopped; everything is saved. Go on with: {command}",

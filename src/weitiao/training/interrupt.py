@@ -35,3 +35,16 @@ def stop_between_steps() -> Iterator[Stop]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within it Ctrl-C waits for the end, and is raised then: in the midst of a commit it would break a database off.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    with stop_between_steps() as stop:
+        yield
+    if stop.asked:
+        raise KeyboardInterrupt
