@@ -100,7 +100,7 @@ def test_what_does_not_go_together_is_refused(text: str):
 
 
 def test_the_tied_loss_is_cross_entropy_with_its_gradients(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(language_head, "CHUNK_LOGITS", 40)  # several chunks
+    monkeypatch.setattr(language_head, "CHUNK_BYTES", 320)  # several chunks
     generator = torch.Generator().manual_seed(0)
     x, w, b = (
         torch.randn(*size, generator=generator, dtype=torch.float64).requires_grad_()

@@ -17,7 +17,7 @@ from weitiao.models.heads import Head
 from weitiao.models.kernels import Dropout
 from weitiao.models.packed import Packed
 
-CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MiB
+CHUNK_BYTES = 1 << 25  # of logits held at once
 UNUSED = 10.0  # how far below the least bias those of pieces lie that the corpus never uses
 
 
@@ -37,7 +37,7 @@ class _TiedLoss(torch.autograd.Function):
         g_weight = torch.zeros_like(weight_VD) if wants[1] else None
         g_bias = torch.zeros_like(bias_V) if bias_V is not None and wants[2] else None
         total = x_RD.new_zeros((), dtype=exact)
-        for rows in _chunks(len(x_RD), len(weight)):
+        for rows in _chunks(len(x_RD), weight):
             x, targets = x_RD[rows], targets_R[rows]
             losses, shares = _softmax(F.linear(x, weight, bias), targets)
             total += losses.sum()
@@ -73,8 +73,8 @@ def _softmax(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
     return losses_R, shares.to(logits_RV.dtype)
 
 
-def _chunks(rows: int, pieces: int) -> list[slice]:
-    step = max(CHUNK_LOGITS // pieces, 1)
+def _chunks(rows: int, weight_VD: Tensor) -> list[slice]:
+    step = max(CHUNK_BYTES // (len(weight_VD) * weight_VD.element_size()), 1)
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 
@@ -131,7 +131,7 @@ class LanguageHead(Head):
         tokens = int((targets_R >= 0).sum())
         losses, right = [], []
         weight = self.weight_VD()
-        for rows in _chunks(tokens, len(weight)):
+        for rows in _chunks(tokens, weight):
             states = self.transformed(hidden_RD[:tokens][rows]).to(weight.dtype)
             logits = F.linear(states, weight, self.bias)
             losses.append(F.cross_entropy(logits, targets_R[:tokens][rows], reduction="none"))
