@@ -204,6 +204,24 @@ def test_a_run_with_embeddings_resumes_to_the_same_weights(tiny_model, tmp_path,
     assert mine["known.weight"].any() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+def test_an_update_goes_on_with_the_lexicon_that_the_model_carries(tiny_model, tmp_path, words):
+    from weitiao.core.config import build
+    from weitiao.stages import update
+
+    data = [tmp_path / name for name in ("old.jsonl", "new.jsonl")]
+    for path, other in zip(data, ("x", "z"), strict=True):
+        rows = [json.dumps({**row, "label": row["label"].replace("x", other)}) for row in ROWS]
+        path.write_text("\n".join(rows), encoding="utf-8")
+    settings = EMBEDDED | {"model": str(tiny_model), "lexicon": str(words)}
+    old = weitiao.finetune(data[0], output=tmp_path / "run", **settings)
+    words.write_text("a,first\ncard,praise\n", encoding="utf-8")  # its kinds would have other numbers
+    values = {"run": str(tmp_path / "run"), "data": str(data[1]), "num_epochs": 1, "learning_rate": 1e-6}
+    list(update.run(build(update.Config, values | {"threads": 1, "most_loss": 100})))
+    new = weitiao.load(tmp_path / "run" / "updates" / "1")
+    assert new.description["task_options"] == old.description["task_options"]
+    torch.testing.assert_close(new.model.head.known.weight, old.model.head.known.weight, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(("settings", "said"), [
     ({"tuning": "head", "num_epochs": 0}, "--tuning head trains nothing below the head"),
     ({"template": "{text} It was {mask}."}, "--knowledge-as embeddings cannot go with --template"),

@@ -105,6 +105,8 @@ def run(config: Config) -> Iterator[Event]:
 
 def _settings(config: Config, home: Path, folder: Path) -> finetune.Config:
     """The update's training as settings of ``finetune``: the run's, with what is said here."""
+    from weitiao.models.saving import read_description
+
     file = home / "config.yaml"
     if not file.exists():
         raise WeitiaoError(
@@ -120,6 +122,9 @@ def _settings(config: Config, home: Path, folder: Path) -> finetune.Config:
         kept["tuning"] = member.tuning
     known = member_options(finetune.Config, kept)
     kept |= {name: held[name] for name in known if name in held}
+    # What the model carries of its task's tables, which may have changed since.
+    carried = read_description(promoted(home) / "model")["task_options"]
+    kept |= {name: value for name, value in carried.items() if name in known}
     given = {
         name: getattr(config, name)
         for name in ("test_data", "test_fraction", "num_epochs", "learning_rate", "batch_size", "skip_bad_rows",
