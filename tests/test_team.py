@@ -181,6 +181,7 @@ def test_two_processes_train_as_one_would(settings, tmp_path):
             # A key's bias has no gradient but rounding errors, which Adam scales up to whole steps.
             assert "key.bias" in name or (a[name] - b[name]).abs().mean() < 2e-5, name
     mine, its = (read_json(folder / "metrics.json") for folder in (one.folder, two))
+    assert its["environment"]["processes"] == 2
     assert its["engagement"]["trained_parameters"] == mine["engagement"]["trained_parameters"]
     assert its["evaluation"]["test"]["scores"]["accuracy"] == mine["evaluation"]["test"]["scores"]["accuracy"]
     assert len([e for e in read_events(two) if e["event"] == "step"]) == 12  # one process writes
@@ -202,25 +203,16 @@ def test_processes_go_on_from_each_other_s_checkpoints(settings, tmp_path):
 
 
 @pytest.mark.soak
-def test_accelerate_launches_it_too(settings, tmp_path):
+def test_torchrun_launches_it_too(settings, tmp_path):
+    """As ``accelerate launch`` does on GPUs; without one that starts a single process, whatever number it is given."""
     import subprocess
     import sys
 
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "weitiao", "finetune"]
-    done = subprocess.run(
-        [*launch, *flags(settings, output=tmp_path / "two")], capture_output=True, text=True, check=False
-    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch += ["-m", "weitiao", "finetune", *flags(settings, output=tmp_path / "two")]
+    done = subprocess.run(launch, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert read_json(tmp_path / "two" / "metrics.json")["environment"]["processes"] == 2
     one = weitiao.finetune(output=tmp_path / "one", show=False, **settings)
     ours, theirs = steps(one.folder), steps(tmp_path / "two")
     assert ours.keys() == theirs.keys()

@@ -286,6 +286,19 @@ def test_a_search_grows_and_repeats_nothing(whole, recipe, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_an_ensemble_of_a_search_that_grew_takes_the_models_that_were_kept(whole, tmp_path, capsys):
+    folder = shutil.copytree(whole, tmp_path / "titles", symlinks=True)
+    kept = sorted(path.parent.name for path in folder.glob("trials/*/model"))
+    assert len(kept) == 1
+    # That of the fifth trial stays too where it is among the three best.
+    assert main(["tune", "--output", str(folder), "--resume", "--trials", "5", "--ensemble", "3"]) == 0
+    models = sorted(path.parent.name for path in folder.glob("trials/*/model"))
+    said = " ".join("".join(capsys.readouterr()).split())  # lines are broken anywhere
+    assert f"--ensemble 3: the search had kept the models of {len(models)} trials only" in said
+    found = read_json(folder / "tune.json").get("ensemble")
+    assert (sorted(found["members"]) if found else None) == (models if len(models) > 1 else None)
+
+
 def test_a_trial_that_falls_behind_is_given_up_early(settings, tmp_path):
     study = opened(settings, tmp_path, num_epochs=4)
     for place in range(5):  # five that were better after every epoch

@@ -121,6 +121,7 @@ def _environment(run: "Training") -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": run.threads,
+        **({"processes": run.team.size} if run.team.size > 1 else {}),
         "precision": run.precision,
     }
 

@@ -1,7 +1,8 @@
 """Training in several processes: starting the others, and what can be trained so.
 
-``weitiao finetune --processes 2`` is the main process itself and starts one more; under ``accelerate launch`` or
-torchrun all are there already. Whatever is written or said, the main process alone does.
+``weitiao finetune --processes 2`` is the main process itself and starts one more; under torchrun, or ``accelerate
+launch`` on GPUs, all are there already (without a GPU the latter starts a single process). Whatever is written or said,
+the main process alone does.
 """
 
 import contextlib

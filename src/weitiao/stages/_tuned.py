@@ -41,7 +41,8 @@ def conclude(study: Study, config: "Config") -> Iterator[Event]:
     link(folder / "best", run)
     result = summary(study, config, best)
     if config.ensemble > 1 and len(order) > 1:
-        result["ensemble"] = yield from _ensemble(config, [folder / row["folder"] for row in order])
+        together = yield from _ensemble(config, [folder / row["folder"] for row in order])
+        result |= {"ensemble": together} if together else {}
     from weitiao.reporting.search import markdown, page, table_text
 
     write_json(folder / "tune.json", result)
@@ -128,11 +129,23 @@ def summary(study: Study, config: "Config", best: dict[str, Any]) -> dict[str, A
 
 
 def _ensemble(config: "Config", runs: list[Path]) -> Any:
-    """Average the predictions of the best trials. Returns its scores."""
+    """Average the predictions of the best trials whose models are there. Returns its scores; None without two."""
     from weitiao.stages.ensemble import Config as Together
     from weitiao.stages.ensemble import run as join
 
-    members = [str(run) for run in runs[: config.ensemble]]
+    there = [run for run in runs if (run / "model").is_dir()]  # a search that grew kept fewer before
+    runs, wanted = there[: config.ensemble], min(config.ensemble, len(runs))
+    if len(runs) < wanted:
+        text = say(
+            f"--ensemble {config.ensemble}: the search had kept the models of {len(runs)} trials only, which are "
+            "taken. Begin with a higher --keep-models where more may be wanted later",
+            f"--ensemble {config.ensemble}：此前的搜索只保留了 {len(runs)} 次试验的模型，只能使用这些。若以后可能需要更多，"
+            "请一开始就增大 --keep-models",
+        )
+        yield NoteEvent(text, "warning")
+    if len(runs) < 2:
+        return None
+    members = [str(run) for run in runs]
     settings = Together(runs=members, output=str(Path(config.output) / "ensemble"), overwrite=True)
     scores: dict[str, Any] = {}
     for event in join(settings):
@@ -140,4 +153,4 @@ def _ensemble(config: "Config", runs: list[Path]) -> Any:
             scores = event.result["scores"]
         elif isinstance(event, NoteEvent | ProgressEvent):
             yield event
-    return {"members": [run.name for run in runs[: config.ensemble]], "scores": scores}
+    return {"members": [run.name for run in runs], "scores": scores}

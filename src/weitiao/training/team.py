@@ -49,7 +49,7 @@ class Team:
 
     @classmethod
     def join(cls, device: str, offload: bool = False) -> "Team":
-        """The team that the environment describes, as ``accelerate launch`` and torchrun do; connects to it.
+        """The team that the environment describes, as torchrun and ``accelerate launch`` do; connects to it.
 
         Args:
             offload: the model is to be kept in main memory; where there is no GPU, it is there as it is.
