@@ -208,6 +208,17 @@ def test_the_bridge_is_the_decoder_over_question_pictures_and_answer(llama):
     torch.testing.assert_close(gradient, bridge.projector.up.weight.grad, atol=1e-4, rtol=1e-3)
 
 
+def test_what_was_read_in_bf16_is_not_used_in_fp32(llama):
+    """Training under autocast leaves nothing behind that predictions are computed with."""
+    batch = batch_of([[5, 9]], [[7]], [1])
+    bridge, fresh = bridged(llama), bridged(llama)
+    fresh.load_state_dict(bridge.state_dict())
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            low = bridge(batch)
+        assert torch.equal(bridge(batch), fresh(batch)) and not torch.equal(low, fresh(batch))
+
+
 def test_greedy_answers_are_those_that_the_likeliest_tokens_tell(llama):
     bridge = bridged(llama).eval()
     features = torch.randn(5, 1, 6)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -263,7 +262,7 @@ def test_ctrl_c_waits_for_the_end_of_a_commit():
     done = []
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), undisturbed():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         done.append("committed")
     assert done and signal.getsignal(signal.SIGINT) is before
     with undisturbed():

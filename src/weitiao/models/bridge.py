@@ -8,6 +8,7 @@ Shapes: B texts, K pictures a text, F features, k embeddings a picture, D hidden
 """
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class Bridge(nn.Module):
         self.decoder, self.tokens, self.shape = decoder.eval(), tokens, decoder.shape
         spread = float(decoder.embed(torch.arange(min(2000, decoder.shape.vocab_size))).detach().std())
         self.projector = Projector(features, size, tokens, decoder.shape.hidden_size, spread)
-        self._questions: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
+        self._questions: OrderedDict[tuple[Any, ...], Cache] = OrderedDict()
 
     def forward(
         self, packed: Packed, dropout: Dropout | None = None, *, rows_R: Tensor | None = None
@@ -114,11 +115,14 @@ class Bridge(nn.Module):
         return self.decoder.read(None, cache, inputs_BLD=x_BLD), cache
 
     def _question(self, ids: Tensor) -> Cache:
-        key = tuple(ids.tolist())
+        device, length = ids.device.type, len(ids)
+        # What training read in bf16 is not what prediction reads in fp32.
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        key = (low, *ids.tolist())
         if key not in self._questions:
             with torch.inference_mode(False):  # training may use what prediction kept
-                cache = self.decoder.new_cache(1, len(key))
-                self.decoder.step(torch.tensor([key], device=ids.device), cache)
+                cache = self.decoder.new_cache(1, length)
+                self.decoder.step(ids.unsqueeze(0), cache)
             self._questions[key] = cache
             if len(self._questions) > KEPT_QUESTIONS:
                 self._questions.popitem(last=False)
