@@ -58,7 +58,7 @@ def test_causal_attention_and_its_gradient(lengths: list[int], heads: int, share
 
 
 def test_no_token_sees_a_later_one():
-    packed, turns = pack([np.full(70, 5)]), None
+    packed = pack([np.full(70, 5)])
     turns = angles(packed, 32)
     x = normal(70, 3 * 32)
     before = fused_decoder.attention(x, turns, packed, 1, 1)

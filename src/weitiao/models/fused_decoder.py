@@ -22,7 +22,7 @@ def usable(x_TD: Tensor, parameter: Tensor | None = None, *multiples: int) -> bo
     )
 
 
-class _RmsNorm(torch.autograd.Function):
+class _AddRmsNorm(torch.autograd.Function):
     """x + added, and its norm."""
 
     @staticmethod
@@ -45,7 +45,7 @@ class _RmsNorm(torch.autograd.Function):
         return g_z, g_z, g_weight, None
 
 
-class _RmsNormAlone(torch.autograd.Function):
+class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         z_TD, y_TD, factor_T = native_decoder.rms_forward(x_TD.contiguous(), None, weight_D, eps)
@@ -61,12 +61,12 @@ class _RmsNormAlone(torch.autograd.Function):
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """As ``causal.RmsNorm``."""
-    return _RmsNormAlone.apply(x_TD, weight_D, eps)
+    return _RmsNorm.apply(x_TD, weight_D, eps)
 
 
 def add_rms_norm(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """``x + added`` and its norm."""
-    return _RmsNorm.apply(x_TD, added_TD, weight_D, eps)
+    return _AddRmsNorm.apply(x_TD, added_TD, weight_D, eps)
 
 
 class _Attention(torch.autograd.Function):
