@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.data import SHARED
 from benchmarks.harness import SCRATCH, Entry
+from benchmarks.mnist import folder_of
 
 KINDS = {
     "name": 10_000,
@@ -56,7 +57,7 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
 
 def mnist(settings: dict[str, Any]) -> dict[str, Any]:
     """Both sides on the test digits."""
-    vision = harness.ROOT / "runs" / "mnist"
+    vision = folder_of("standard", 1)  # the run of `benchmarks mnist`
     source = SHARED / "images" / "mnist"
     training = SCRATCH / "bridge" / "mnist-train"  # without the test part, which is asked below
     training.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ def test_adafactor_steps_as_the_paper_says_but_for_the_scale_by_the_parameter():
         torch.testing.assert_close(model.weight.detach(), weight, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adafactor"])
+@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
 def test_the_estimate_knows_what_an_optimizer_holds(tiny_model, kind):
     model = toy.open_model(tiny_model)
     parts = toy.make_parts(model, toy.table(8), epochs=1)

@@ -369,6 +369,49 @@ def test_groups_of_the_optimizer(tiny_model):
     assert not of
 
 
+def test_muon_steps_the_matrices_of_layers_as_torch_does_and_the_rest_as_adamw(tiny_model, monkeypatch):
+    # On a CPU without products in bf16 ours computes in fp32, torch's in bf16 all the same.
+    monkeypatch.setattr("weitiao.training.muon._fast_bf16", lambda: True)
+    ours, theirs = open_model(tiny_model), open_model(tiny_model)
+    optimizer = make_optimizer(ours, 1e-2, 0.1, 1.0, None, "muon")
+    named = dict(theirs.named_parameters())
+    inner = {name for name, p in named.items() if p.ndim == 2 and ".layer." in name}
+    assert 0 < len(inner) < len(named)
+    groups = [
+        {"params": [p for name, p in named.items() if name not in inner and plain(name, p) == bare],
+         "weight_decay": 0.0 if bare else 0.1}
+        for bare in (False, True)
+    ]  # fmt: skip
+    references = [
+        torch.optim.Muon([named[name] for name in inner], lr=1e-2, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=1e-2),
+    ]
+    for number in range(4):
+        torch.manual_seed(number)
+        for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        optimizer.step()
+        for reference in references:
+            reference.step()
+    for (name, mine), its in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def plain(name: str, parameter: torch.nn.Parameter) -> bool:
+    return parameter.ndim < 2 or "embed" in name
+
+
+def test_orthogonal_steps_reach_equally_far_in_every_direction():
+    from weitiao.training.muon import orthogonal
+
+    torch.manual_seed(0)
+    for shape in ((24, 60), (60, 24)):
+        uneven = torch.randn(shape) @ torch.diag(torch.logspace(-0.5, 0.5, shape[1]))
+        values = torch.linalg.svdvals(orthogonal(uneven).float())
+        assert 0.3 < values.min() and values.max() < 1.3, values
+
+
 def test_the_head_can_have_its_own_rate_and_frozen_parameters_none(tiny_model):
     model = open_model(tiny_model, top_layer())
     optimizer = make_optimizer(model, 1e-3, 0.01, 1.0, 0.5)

@@ -165,7 +165,8 @@ class Training:
         rate = config.learning_rate or (RATES[config.model] if self.scratch else GOING_ON)
         head_rate = config.head_learning_rate or (NEW_HEAD if self.new_head else None)
         model.to(self.device)
-        optimizer = make_optimizer(model, rate, config.weight_decay, 1.0, head_rate)
+        kind = config.optimizer or ("muon" if self.scratch else "adamw")
+        optimizer = make_optimizer(model, rate, config.weight_decay, 1.0, head_rate, kind)
         schedule = make_schedule(config.schedule, total, config.warmup_ratio)
         accelerator = make_accelerator(self.device, self.precision)
         return Parts(

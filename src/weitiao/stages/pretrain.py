@@ -89,7 +89,13 @@ class Config:
     warmup_ratio: float = option(
         0.05, "share of steps in which the rate rises", "学习率上升阶段的比例", least=0, most=1
     )
-    weight_decay: float = option(0.05, "AdamW's weight decay", "AdamW 的权重衰减", least=0)
+    optimizer: str = option(
+        "",
+        "adamw, or muon, which learns more of the same tokens from scratch (default: muon from scratch)",
+        "adamw 或 muon；从零训练时 muon 用同样的 token 学得更多（默认：从零用 muon）",
+        choices=("", "adamw", "muon"),
+    )
+    weight_decay: float = option(0.05, "weight decay", "权重衰减", least=0)
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", "梯度裁剪的范数", least=0)
     precision: str = option(
         "auto",

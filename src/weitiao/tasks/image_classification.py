@@ -15,7 +15,7 @@ from weitiao.tasks.base import Answers, class_targets, label_of, ranked, softmax
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"num_epochs": 2, "width": 16, "views": 1},
-    "standard": {"num_epochs": 18, "width": 32, "views": 1},
+    "standard": {"num_epochs": 12, "width": 32, "views": 1},
     "best": {"num_epochs": 60, "width": 48, "views": 9},
 }
 RATES = {"cnn": 4e-3, "vit": 1e-3}

@@ -9,9 +9,10 @@ from torch import nn
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import say
+from weitiao.training.muon import Muon, is_map
 from weitiao.training.team import local
 
-OPTIMIZERS = ("adamw", "adafactor", "adamw-8bit")
+OPTIMIZERS = ("adamw", "muon", "adafactor", "adamw-8bit")
 SMALLEST_IN_8_BITS = 4096  # numbers; bitsandbytes keeps the moments of smaller parameters in fp32
 
 
@@ -29,12 +30,13 @@ def make_optimizer(
     ``adafactor`` (Shazeer & Stern 2018) keeps, for a matrix, one number for each row and column and no first moment;
     its steps are not scaled by the parameters' own size, so that a learning rate means what it means for AdamW.
     ``adamw-8bit`` (Dettmers et al. 2022) keeps both moments in 8 bits, through ``bitsandbytes`` and on GPUs only.
+    ``muon``: see ``training.muon``.
 
     No weight decay on biases, norms and embeddings. With ``layer_decay`` < 1 a layer's rate is that of the layer
     above it times ``layer_decay`` (Howard & Ruder 2018); the head has the full rate, or its own.
     """
     layers = 1 + max((depth(name) for name, _ in model.named_parameters() if depth(name) < HEAD), default=0)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -43,10 +45,15 @@ def make_optimizer(
         else:
             rate = learning_rate * layer_decay ** (layers - depth(name))
         decay = 0.0 if parameter.ndim < 2 or "embed" in name else weight_decay
-        groups.setdefault((rate, decay), []).append(parameter)
-    parameters = [
-        {"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()
+        own = kind == "muon" and is_map(parameter, depth(name), HEAD)
+        groups.setdefault((rate, decay, own), []).append(parameter)
+    made = [
+        ({"params": group, "lr": rate, "weight_decay": decay}, own)
+        for (rate, decay, own), group in groups.items()
     ]
+    parameters = [group for group, _ in made]
+    if kind == "muon":
+        return Muon([group for group, own in made if own], [group for group, own in made if not own])
     if kind == "adafactor":
         return torch.optim.Adafactor(parameters, lr=learning_rate, eps=(None, 1.0))
     if kind == "adamw-8bit":
@@ -84,6 +91,11 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
         return sum(
             4 * (p.numel() // p.shape[-1] + p.numel() // p.shape[-2] if p.ndim > 1 else p.numel())
             for p in parameters
+        )
+    if isinstance(optimizer, Muon):
+        return sum(
+            (4 if "orthogonal" in group else 8) * sum(local(p).numel() for p in group["params"])
+            for group in optimizer.param_groups
         )
     small = SMALLEST_IN_8_BITS if type(optimizer).__name__ == "AdamW8bit" else math.inf
     return sum((8 if p.numel() < small else 2) * p.numel() for p in parameters)
