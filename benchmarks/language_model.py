@@ -21,21 +21,23 @@ FIELDS = ["en", "zh"]
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
-    """One corpus in two languages: the smallest model for a quarter of an hour, a larger one for an hour."""
-    for model, steps, rate, epochs in (("tiny", 1400, 6e-3, 1), ("small", 3600, 4e-3, 4)):
+    """One corpus in two languages: the smallest model for minutes, with both optimizers, a larger one for an hour."""
+    for model, optimizer, steps, rate, epochs in (
+        ("tiny", "adamw", 1400, 6e-3, 1), ("tiny", "muon", 1400, 6e-3, 1), ("small", "muon", 3600, 4e-3, 4),
+    ):  # fmt: skip
         config = {
-            "data": "corpus", "fields": FIELDS, "objective": "causal_lm", "model": model, "tokenizer": "bpe",
+            "data": "corpus", "fields": FIELDS, "objective": "causal_lm", "model": model, "optimizer": optimizer, "tokenizer": "bpe",
             "tokenizer_size": 4096, "context": 256, "batch_tokens": 2048 if model == "tiny" else 8192, "micro_tokens": 4096,
             "num_epochs": epochs, "max_steps": options.steps or steps, "learning_rate": rate, "schedule": "cosine",
             "warmup_ratio": 0.03, "weight_decay": 0.05, "held_out": 0.02, "seed": (options.seeds or [1])[0],
-            "evaluate_steps": 50 * epochs, "precision": "auto", "threads": 1 if model == "tiny" else 0,
+            "evaluate_steps": 50 * epochs, "precision": "auto", "threads": 1,
         }  # fmt: skip
-        yield Entry(f"zh-en-{model}", config, lambda config=config: compare(config))
+        yield Entry(f"zh-en-{model}-{optimizer}", config, lambda config=config: compare(config))
 
 
 def compare(config: dict[str, Any]) -> dict[str, Any]:
     """Train the model, count the n-grams over the same documents, compare bits per byte of the same held-out text."""
-    folder = harness.SCRATCH / f"language_model-{config['model']}"
+    folder = harness.SCRATCH / f"language_model-{config['model']}-{config['optimizer']}"
     data = str(SHARED / config["data"])
     ngrams = harness.remembered(
         "language_model-characters", lambda: over_characters(open_corpus(data, FIELDS), config)

@@ -15,7 +15,7 @@ WANTED = {"standard": 0.9965, "best": 0.9975}
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
-    """``--preset standard`` over three seeds, ``--preset best`` with one: it takes about ten times as long."""
+    """``--preset standard`` over three seeds, ``--preset best`` with one: it takes about four times as long."""
     for preset, seeds in (("standard", [1, 2, 3]), ("best", [1])):
         config = {
             "data": "mnist",

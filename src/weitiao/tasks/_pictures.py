@@ -66,6 +66,10 @@ class PictureTask(Task):
         """Channels of a new network's first layer; 0: the network's own."""
         return self.width
 
+    def bend(self) -> float:
+        """How far pictures are bent (see ``elastic``)."""
+        return self.elastic
+
     def number_of_views(self) -> int:
         """Shifted views averaged for an answer."""
         return 1
@@ -132,7 +136,7 @@ class PictureTask(Task):
     def augmentation(self) -> "Callable[[Tensor], Tensor] | None":
         from weitiao.training.affine import Affine
 
-        amounts = (self.rotation_degrees, self.shift, self.scale, self.shear_degrees, self.elastic)
+        amounts = (self.rotation_degrees, self.shift, self.scale, self.shear_degrees, self.bend())
         return Affine(*amounts) if any(amounts) else None
 
 

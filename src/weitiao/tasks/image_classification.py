@@ -14,9 +14,9 @@ from weitiao.tasks._pictures import Ground, Pictures, PictureTask
 from weitiao.tasks.base import Answers, class_targets, label_of, ranked, softmax
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"num_epochs": 2, "width": 16, "views": 1},
-    "standard": {"num_epochs": 12, "width": 32, "views": 1},
-    "best": {"num_epochs": 60, "width": 48, "views": 9},
+    "quick": {"num_epochs": 2, "width": 16, "views": 1, "elastic": 0.0},
+    "standard": {"num_epochs": 12, "width": 32, "views": 1, "elastic": 0.0},
+    "best": {"num_epochs": 24, "width": 48, "views": 9, "elastic": 0.03},
 }
 RATES = {"cnn": 4e-3, "vit": 1e-3}
 
@@ -27,8 +27,8 @@ class ImageClassification(PictureTask):
 
     preset: str = option(
         "standard",
-        "how long and how large: quick (2 epochs), standard, best (wider, longer, averages over shifted views)",
-        "训练时长与规模：quick（2 轮）、standard、best（更宽、更久，并对平移视角取平均）",
+        "how long and how large: quick (2 epochs), standard, best (wider, longer, bends pictures, averages over shifts)",
+        "训练时长与规模：quick（2 轮）、standard、best（更宽、更久，弹性形变，并对平移视角取平均）",
         choices=tuple(PRESETS),
     )
     views: int = option(
@@ -47,6 +47,9 @@ class ImageClassification(PictureTask):
 
     def first_width(self, network: str) -> int:
         return self.width or (PRESETS[self.preset]["width"] if network == "cnn" else 0)
+
+    def bend(self) -> float:
+        return self.elastic or PRESETS[self.preset]["elastic"]
 
     def number_of_views(self) -> int:
         return self.views or PRESETS[self.preset]["views"]
