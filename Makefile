@@ -32,7 +32,7 @@ demo: install  ## Fine-tune on real data in both languages and show the result
 
 # One thread a worker: two workers with two threads each would contend for two cores.
 test: install  ## Run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install  ## Lint, format check, types, direction of imports, generated files
 	$(BIN)/ruff check .

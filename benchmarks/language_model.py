@@ -23,7 +23,7 @@ FIELDS = ["en", "zh"]
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
     """One corpus in two languages: the smallest model for minutes, with both optimizers, a larger one for an hour."""
     for model, optimizer, steps, rate, epochs in (
-        ("tiny", "adamw", 1400, 6e-3, 1), ("tiny", "muon", 1400, 6e-3, 1), ("small", "muon", 3600, 4e-3, 4),
+        ("tiny", "adamw", 1400, 6e-3, 1), ("tiny", "muon", 1400, 6e-3, 1), ("small", "muon", 2700, 4e-3, 3),
     ):  # fmt: skip
         config = {
             "data": "corpus", "fields": FIELDS, "objective": "causal_lm", "model": model, "optimizer": optimizer, "tokenizer": "bpe",

@@ -38,6 +38,8 @@ TRACKED_TOKENS = 32_768  # of the held-out part, scored during training
 EVALUATIONS = 12
 RATES = {"tiny": 3e-3, "small": 2e-3, "base": 6e-4}
 GOING_ON, NEW_HEAD = 5e-5, 1e-3
+# A corpus is read again until a run has so many steps, but not more often than MOST_PASSES.
+SCRATCH_STEPS, GOING_ON_STEPS, MOST_PASSES = 500, 100, 10
 MONITOR = "bits_per_byte"
 
 
@@ -158,8 +160,7 @@ class Training:
             self.data.train, self.objective, config.seed, batch_tokens=config.batch_tokens,
             micro_tokens=config.micro_tokens, first_position=model.first_position, remap=remap,
         )  # fmt: skip
-        total = self.batches.steps_per_epoch * config.num_epochs
-        total = min(total, config.max_steps) if config.max_steps else total
+        total = self._total_steps(self.batches.steps_per_epoch)
         first = min(total // 10, 200) if config.head_steps is None else min(config.head_steps, total - 1)
         self.hooks = HeadFirst(first if self.new_head else 0)
         rate = config.learning_rate or (RATES[config.model] if self.scratch else GOING_ON)
@@ -173,6 +174,15 @@ class Training:
             model, self.batches, model.head.loss_sum, optimizer, schedule, accelerator, Dropout(config.seed), total,
             config.max_grad_norm, seed=config.seed, hooks=self.hooks,
         )  # fmt: skip
+
+    def _total_steps(self, a_pass: int) -> int:
+        """Steps of the run. One pass over a small corpus would teach little more than how frequent a piece is."""
+        config = self.config
+        if config.num_epochs:
+            total = a_pass * config.num_epochs
+            return min(total, config.max_steps) if config.max_steps else total
+        enough = SCRATCH_STEPS if self.scratch else GOING_ON_STEPS
+        return config.max_steps or a_pass * min(max(1, -(-enough // a_pass)), MOST_PASSES)
 
     def _train(self) -> Iterator[Event]:
         parts = self.parts = self._parts()

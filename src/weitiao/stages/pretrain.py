@@ -55,7 +55,12 @@ class Config:
     )
     context: int = option(128, "tokens a block holds", "每个文本块的 token 数", least=16, most=8192)
     held_out: float = option(0.02, "share of the corpus held out", "留出的语料比例", least=0.001, most=0.5)
-    num_epochs: int = option(1, "passes over the corpus", "训练轮数", least=1)
+    num_epochs: int | None = option(
+        None,
+        "passes over the corpus (default: one; up to ten of a corpus that is soon at its end)",
+        "训练轮数（默认一轮；语料很小时最多十轮）",
+        least=1,
+    )
     max_steps: int = option(
         0, "stop after so many steps (0: by epochs)", "最多训练步数（0：按轮数）", least=0
     )
