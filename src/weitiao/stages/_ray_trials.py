@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 OBJECT_STORE_BYTES = 80_000_000  # nothing but scores passes through it
 POLL_SECONDS = 1.0
 END_SECONDS = 120.0  # for a cancelled trial to come to the end of its step
+# Settings that may name a file or a folder; those of tasks and objectives among them.
+PATHS = ("data", "dev_data", "test_data", "unlabelled", "model", "lexicon", "triples", "rules", "vision")
 
 
 def trials(study: Study, config: "Config") -> Iterator[Event]:
@@ -45,8 +47,9 @@ def trials(study: Study, config: "Config") -> Iterator[Event]:
         ) from None  # fmt: skip
     study.config = dataclasses.replace(config, precision=pick_precision(config.precision, pick_device()))
     study.base |= {"precision": study.config.precision, "threads": config.threads or 1}
-    for name in ("data", "dev_data", "test_data", "unlabelled", "model"):
-        study.base[name] = _absolute(getattr(config, name))
+    for name in PATHS:
+        if study.base.get(name):
+            study.base[name] = _absolute(study.base[name])
     mine = not ray.is_initialized()
     if mine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,6 +62,9 @@ def trials(study: Study, config: "Config") -> Iterator[Event]:
     finally:
         if mine:
             ray.shutdown()
+
+# Settings that may name a file or a folder; those of tasks and objectives among them.
+PATHS = ("data", "dev_data", "test_data", "unlabelled", "model", "lexicon", "triples", "rules", "vision")
 
 
 class _Run:
