@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from weitiao.core.config import build
 from weitiao.core.errors import WeitiaoError
+from weitiao.core.events import CheckpointEvent
 from weitiao.core.runs import read_events, read_json, sha256
 from weitiao.data.encode import load_tokenizer
 from weitiao.data.token_stream import Blocks
@@ -329,9 +330,10 @@ def test_from_scratch_it_is_muon_which_learns_more_of_the_same_tokens(corpus: Pa
     learnt = {}
     for kind in ("", "adamw"):
         folder = tmp_path / (kind or "default")
-        list(start(corpus, folder, objective="causal_lm", optimizer=kind, model="small"))
+        for event in start(corpus, folder, objective="causal_lm", optimizer=kind, model="small"):
+            if isinstance(event, CheckpointEvent):
+                moments = load_file(Path(event.path) / "optimizer.safetensors")
         learnt[kind] = read_json(folder / "metrics.json")["evaluation"]["held_out"]["scores"]["bits_per_byte"]
-        moments = load_file(next(folder.glob("checkpoints/step-*/optimizer.safetensors")))
         orthogonal = {name.rpartition("/")[0] for name in moments if name.endswith("/momentum")}
         assert bool(orthogonal) == (not kind)
         assert all(".layers." in name and moments[f"{name}/momentum"].ndim == 2 for name in orthogonal)
@@ -339,17 +341,22 @@ def test_from_scratch_it_is_muon_which_learns_more_of_the_same_tokens(corpus: Pa
 
 
 def test_a_small_corpus_is_read_several_times(corpus: Path, tmp_path: Path):
-    cases = ({"num_epochs": 2}, {"num_epochs": 2, "max_steps": 5}, {"num_epochs": None, "max_steps": 30})
-    for number, case in enumerate(cases):
-        events = start(corpus, tmp_path / str(number), objective="causal_lm", **{"max_steps": 0, **case})
+    def steps(**settings: Any) -> tuple[int, int]:
+        """Of the whole run, and of one pass."""
+        known = {"objective": "causal_lm", "max_steps": 0, "overwrite": True}
+        events = start(corpus, tmp_path / "run", **(known | settings))
         step = next(event for event in events if type(event).__name__ == "StepEvent")
         events.close()
-        a_pass = round(1 / step.epoch)
-        assert step.total_steps == case.get("max_steps", 2 * a_pass)
-    events = start(corpus, tmp_path / "default", objective="causal_lm", max_steps=0)
-    step = next(event for event in events if type(event).__name__ == "StepEvent")
-    events.close()
-    assert step.total_steps == 10 * a_pass < 500
+        return step.total_steps, round(1 / step.epoch)
+
+    total, a_pass = steps(num_epochs=2)
+    assert total == 2 * a_pass
+    assert steps(num_epochs=2, max_steps=5) == (5, a_pass)
+    assert steps(max_steps=3 * a_pass) == (3 * a_pass, a_pass)
+    total, a_pass = steps()
+    assert total == 9 * a_pass and 8 * a_pass < 500 <= total
+    total, a_pass = steps(batch_tokens=4096)
+    assert total == 10 * a_pass < 500
 
 
 GOLDEN = {
