@@ -11,10 +11,10 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.data import SHARED
 from benchmarks.harness import Entry
-from benchmarks.ngram import bits
 from weitiao.core.runs import read_events, read_json
 from weitiao.data import token_stream
 from weitiao.data.corpus import Corpus, open_corpus
+from weitiao.evaluation._ngram import bits
 
 CHARACTER_ORDERS, TOKEN_ORDERS = 8, 5
 FIELDS = ["en", "zh"]

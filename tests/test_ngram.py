@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benchmarks.ngram import bits
+from weitiao.evaluation._ngram import bits
 
 
 def by_hand(train: list[int], symbols: int, order: int, history: list[int]) -> np.ndarray:

@@ -17,13 +17,17 @@ from weitiao.core.config import build
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.events import CheckpointEvent
 from weitiao.core.runs import read_events, read_json, sha256
+from weitiao.data.corpus import open_corpus
 from weitiao.data.encode import load_tokenizer
 from weitiao.data.token_stream import Blocks
+from weitiao.evaluation._ngram import bits
 from weitiao.models import language_head
 from weitiao.models.language_head import LanguageHead, _TiedLoss
 from weitiao.pretraining._composed import compose
 from weitiao.pretraining.base import Vocabulary, halves
 from weitiao.stages import pretrain
+from weitiao.stages._language_end import ngram_words
+from weitiao.stages._language_scores import passed
 from weitiao.training.corpus_batches import CorpusBatches
 
 # Ids 0 .. 3 are special; words begin at even ids, and at each from 40 on, which are Chinese.
@@ -168,6 +172,7 @@ def test_a_run_learns_and_leaves_a_report(run: tuple[str, Path]):
     else:
         assert report["scores"]["bits_per_byte"] < report["baseline"]["bits_per_byte"] + 1
         assert np.log(report["scores"]["perplexity"]) > 0
+    assert ("ngram" in report) == (objective == "causal_lm")
     findings = {f["code"]: f["count"] for f in metrics["data_findings"]}
     assert findings == {"duplicates": 1, "bad_lines": 1, "skipped_file": 1}
     page = (folder / "report.html").read_text("utf-8")
@@ -212,8 +217,6 @@ def test_scores_are_those_of_transformers_over_the_text(run: tuple[str, Path], c
     """Bits per byte of a causal model, from the text alone: tokens in blocks, one more token of context in each."""
     from transformers import AutoModelForCausalLM
 
-    from weitiao.data.corpus import open_corpus
-
     objective, folder = run
     if objective != "causal_lm":
         pytest.skip("bits of the whole text are a causal model's")
@@ -231,6 +234,35 @@ def test_scores_are_those_of_transformers_over_the_text(run: tuple[str, Path], c
     scores = read_json(folder / "metrics.json")["evaluation"]["held_out"]["scores"]
     assert scores["bits_per_byte"] == pytest.approx(total / np.log(2) / size, rel=1e-4)
     assert scores["perplexity"] == pytest.approx(np.exp(total / (len(row) - 1)), rel=1e-4)
+
+
+def test_the_n_gram_beside_a_model_reads_the_same_tokens(run: tuple[str, Path], corpus: Path):
+    objective, folder = run
+    if objective != "causal_lm":
+        pytest.skip("an n-gram is set beside causal models")
+    tokenizer, rows, size = load_tokenizer(folder / "model"), {}, 0
+    end = tokenizer.token_to_id("<|endoftext|>")
+    for text, held in open_corpus(str(corpus)).parts(0.2, 1):
+        rows.setdefault(held, [end]).extend([*tokenizer.encode(text).ids, end])
+        size += held * (len(text.encode()) + 1)
+    (*_, (order, cost)) = bits(np.array(rows[False]), np.array(rows[True][1:]), 400, 5)
+    report = read_json(folder / "metrics.json")["evaluation"]["held_out"]["ngram"]
+    assert report["order"] == order == 5
+    assert report["bits_per_byte"] == pytest.approx(cost.sum() / size)
+    page = (folder / "report.html").read_text("utf-8")
+    assert "5-gram" in page and "5 元模型" in page
+
+
+def test_when_a_model_passes_an_n_gram():
+    events = [{"event": "evaluation", "step": 0, "scores": {"bits_per_byte": 4.0}}]
+    for step, score in ((10, 2.5), (20, 1.9), (30, 1.8)):
+        events += [{"event": "step", "tokens": 600, "tokens_per_second": 100.0}] * 10
+        events.append({"event": "evaluation", "step": step, "scores": {"bits_per_byte": score}})
+    assert passed(events, "bits_per_byte", 2.0) == {"step": 20, "seconds": pytest.approx(120.0)}
+    assert passed(events, "bits_per_byte", 1.0) is None
+    said = ngram_words({"order": 5, "bits_per_byte": 2.0, "passed": {"step": 20, "seconds": 120.0}})
+    assert said == "5-gram 2, passed after 2.0 minutes"
+    assert "not passed" in ngram_words({"order": 5, "bits_per_byte": 1.0, "passed": None})
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(run: tuple[str, Path], corpus: Path, tmp_path: Path):

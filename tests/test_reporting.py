@@ -275,6 +275,22 @@ def test_best_score_is_marked_where_it_is():
     assert float(dots[1].get("cy")) < float(dots[2].get("cy")) < float(dots[0].get("cy"))
 
 
+def test_the_level_of_an_n_gram_is_where_its_score_is():
+    events = [
+        {"event": "evaluation", "step": step, "scores": {"bits_per_byte": score}}
+        for step, score in ((10, 3.0), (20, 2.0), (30, 1.5))
+    ]
+    ngram = {"order": 5, "tracked": 2.0, "passed": {"step": 30, "seconds": 90.0}}
+    picture = pictures.score_curve(events, "bits_per_byte", ngram)
+    tree = svg(picture)
+    level = next(node for node in tree.iter("polyline") if node.get("class") == "level")
+    heights = {point.split(",")[1] for point in level.get("points").split()}
+    dots = [node.get("cy") for node in tree.iter("circle") if node.get("class") == "dot"]
+    assert heights == {dots[1]}
+    assert "passed at minute 1.5" in picture and "第 1.5 分钟超过" in picture
+    assert "level" not in pictures.score_curve(events, "bits_per_byte")
+
+
 def test_curves_of_a_resumed_run_go_forwards_and_leave_the_final_test_out():
     steps = [
         {"event": "step", "step": step, "loss": loss}

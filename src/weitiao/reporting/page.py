@@ -55,7 +55,9 @@ def render(name: str, metrics: Report, events: Sequence[Report], config: Report)
     parts = [_head(name, metrics)]
     if report:
         parts += [sections.hero(report, split, metrics), sections.others(metrics, split)]
-    parts.append(sections.curves(events, metrics.get("monitor") or report.get("monitor", "")))
+    parts.append(
+        sections.curves(events, metrics.get("monitor") or report.get("monitor", ""), report.get("ngram"))
+    )
     if report:
         parts += [sections.confusion(report), sections.classes(report)]
         parts.append(pair(sections.calibration(report), sections.slices(report)))

@@ -66,8 +66,13 @@ def loss_curve(events: Sequence[Mapping[str, Any]]) -> str:
     return frame.svg(raw + frame.path(*thinned(steps, smoothed(losses)), "line"))
 
 
-def score_curve(events: Sequence[Mapping[str, Any]], monitor: str) -> str:
-    """The held-out score over steps, its best value marked; empty where there was no evaluation."""
+def score_curve(
+    events: Sequence[Mapping[str, Any]], monitor: str, ngram: Mapping[str, Any] | None = None
+) -> str:
+    """The held-out score over steps, its best value marked; empty where there was no evaluation.
+
+    ``ngram`` (``order``, ``tracked``, ``passed``) is drawn as a level, with the minute at which it was passed.
+    """
     found = [
         each for each in events if each["event"] == "evaluation" and _finite(each["scores"].get(monitor))
     ]
@@ -78,14 +83,15 @@ def score_curve(events: Sequence[Mapping[str, Any]], monitor: str) -> str:
         return ""
     steps, scores = [event["step"] for event in found], [float(event["scores"][monitor]) for event in found]
     last = max([steps[-1], *(event.get("total_steps") or 0 for event in events if event["event"] == "step")])
-    low, high = min(scores), max(scores)
+    top = min(scores) if monitor in LOWER_IS_BETTER else max(scores)
+    shown = [*scores, *([float(ngram["tracked"])] if ngram else [])]
+    low, high = min(shown), max(shown)
     room = max(high - low, 0.02) * 0.18
 
     def tick_text(value: float) -> str:
         return f"{100 * value:g}%" if monitor in SHARES else f"{value:g}"
 
     frame = _Frame(x=(0, last), y=(low - room, high + 1.6 * room), y_text=tick_text)
-    top = low if monitor in LOWER_IS_BETTER else high
     best = scores.index(top)
     x, y = frame.at(steps[best], top)
     anchor = "end" if x > frame.width - 120 else "start" if x < frame.left + 120 else "middle"
@@ -101,7 +107,20 @@ def score_curve(events: Sequence[Mapping[str, Any]], monitor: str) -> str:
         for pair in zip(steps, scores, strict=True)
     )
     mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" class="mark"/>'
-    return frame.svg(frame.path(steps, scores, "line") + dots + mark + words)
+    beside = _level(frame, ngram) if ngram else ""
+    return frame.svg(beside + frame.path(steps, scores, "line") + dots + mark + words)
+
+
+def _level(frame: "_Frame", ngram: Mapping[str, Any]) -> str:
+    """A line across at what an n-gram is worth, and a mark where it was passed."""
+    level, when, order = float(ngram["tracked"]), ngram["passed"], ngram["order"]
+    line = frame.path(frame.x, (level, level), "level")
+    x, y = frame.at(frame.x[1], level)
+    en, zh = f"{order}-gram {level:.3g}", f"{order} 元模型 {level:.3g}"
+    if when:
+        minute = when["seconds"] / 60
+        en, zh = f"{en}, passed at minute {minute:.1f}", f"{zh}，第 {minute:.1f} 分钟超过"
+    return line + both_texts(x, y - 6, en, zh, 'class="axis" text-anchor="end"')
 
 
 def scale(score: float, bounds: Sequence[float] | None, baseline: float | None) -> str:

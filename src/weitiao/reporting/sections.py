@@ -133,9 +133,9 @@ def others(metrics: Report, split: str) -> str:
     return section(both("Other splits", "其他数据集"), facts(rows))
 
 
-def curves(events: Sequence[Report], monitor: str) -> str:
-    """The training loss and the held-out score, by step."""
-    loss, score = pictures.loss_curve(events), pictures.score_curve(events, monitor)
+def curves(events: Sequence[Report], monitor: str, ngram: Report | None = None) -> str:
+    """The training loss and the held-out score, by step; beside a language model's, what an n-gram is worth."""
+    loss, score = pictures.loss_curve(events), pictures.score_curve(events, monitor, ngram)
     panels = []
     if loss:
         panels.append(f"<div><h3>{both('Training loss', '训练损失')}</h3>{loss}</div>")

@@ -110,6 +110,7 @@ svg .railed { stroke: var(--accent); stroke-width: 6; stroke-linecap: round; opa
 svg .band { fill: var(--accent); opacity: .28; }
 svg .whisker { stroke: var(--accent); stroke-width: 6; stroke-linecap: round; opacity: .3; }
 svg .tick { stroke: var(--soft); stroke-width: 1.6; }
+svg .level { fill: none; stroke: var(--ink); stroke-opacity: .5; stroke-dasharray: 4 4; }
 svg .diagonal { stroke: var(--ink); stroke-opacity: .7; stroke-dasharray: 4 4; }
 svg .fill { fill: var(--accent); fill-opacity: .75; }
 svg .quiet { fill: var(--quiet); }

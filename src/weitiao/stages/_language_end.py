@@ -11,7 +11,7 @@ import torch
 from weitiao.core.device import peak_memory_bytes
 from weitiao.core.events import EstimateEvent, Event, NoteEvent, ProgressEvent, ResultEvent
 from weitiao.core.messages import say
-from weitiao.core.runs import atomic_folder, write_json
+from weitiao.core.runs import atomic_folder, read_events, write_json
 from weitiao.core.version import __version__
 from weitiao.models.known import KNOWN
 from weitiao.reporting.card import write_card
@@ -73,9 +73,14 @@ def _report(run: "Training", saved: Any, batches: CorpusBatches, held: Any) -> d
     pieces = saved.backbone.shape.vocab_size
     baseline = _language_scores.guess(run.data.train.ids_T, held, pieces, run.objective.decoder)
     kept = {name: value for name, value in baseline.items() if name in (*found["scores"], "answer")}
+    beside = {}
+    if run.ngram:
+        when = _language_scores.passed(read_events(run.folder), run.monitor, run.ngram["tracked"])
+        beside = {"ngram": run.ngram | {"passed": when}}
     return {
         "kind": "language_model", "monitor": run.monitor, "rows": len(held), "scores": found["scores"],
         "intervals": found["intervals"], "baseline": kept, "notes": _notes(run), "tokens": found["tokens"],
+        **beside,
     }  # fmt: skip
 
 
@@ -110,8 +115,22 @@ def _text(report: dict[str, Any]) -> str:
         low, high = report["intervals"].get(name, (value, value))
         guess = report["baseline"].get(name)
         beside = "" if guess is None else say(f"; frequencies alone {guess:.4g}", f"；仅按频率猜 {guess:.4g}")
+        if name == "bits_per_byte" and (ngram := report.get("ngram")):
+            beside += "; " + ngram_words(ngram)
         lines.append(f"{say(*names[name])}: {value:.4g}  [{low:.4g}, {high:.4g}]{beside}")
     return say("Held-out text", "留出文本") + "\n" + "\n".join(lines)
+
+
+def ngram_words(ngram: dict[str, Any]) -> str:
+    """The n-gram beside a model, and when it was passed."""
+    order, worth, when = ngram["order"], ngram["bits_per_byte"], ngram["passed"]
+    if when is None:
+        return say(f"{order}-gram {worth:.4g}, not passed", f"{order} 元模型 {worth:.4g}，未超过")
+    minutes = when["seconds"] / 60
+    return say(
+        f"{order}-gram {worth:.4g}, passed after {minutes:.1f} minutes",
+        f"{order} 元模型 {worth:.4g}，训练 {minutes:.1f} 分钟后超过",
+    )
 
 
 def _metrics(run: "Training", report: dict[str, Any], opens: str, difference: float) -> dict[str, Any]:

@@ -6,17 +6,19 @@ bytes of an average one: to be compared among masked models only.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from weitiao.data.token_stream import Blocks
+from weitiao.evaluation._ngram import bits
 from weitiao.training.corpus_batches import CorpusBatches
 
 SEED = 20_250_101  # what is hidden in held-out text is the same each time
 RESAMPLES = 500
+NGRAM_TOKENS = 30_000_000  # a longer training part takes minutes and gigabytes to count
 
 
 def measure(
@@ -86,3 +88,27 @@ def guess(train_ids: np.ndarray, held: Blocks, pieces: int, decoder: bool) -> di
         "bits_per_byte": float(loss / np.log(2) / bytes_per_token), "perplexity": float(np.exp(loss)), name: right,
         "answer": "p(piece)",
     }  # fmt: skip
+
+
+def ngram(train_ids: np.ndarray, held: Blocks, tracked: Blocks, pieces: int, order: int) -> dict[str, Any]:
+    """Bits per byte of a Kneser-Ney n-gram over the same tokens: of the held-out blocks, and of those that are tracked.
+
+    ``tracked`` is the beginning of ``held``, whose first token no model is asked for.
+    """
+    *_, (_, each) = bits(np.asarray(train_ids), np.asarray(held.ids_T[1:]), pieces, order)
+
+    def per_byte(blocks: Blocks) -> float:
+        return float(each[: len(blocks.ids_T) - 1].sum() / max(blocks.text_bytes, 1))
+
+    return {"order": order, "bits_per_byte": per_byte(held), "tracked": per_byte(tracked)}
+
+
+def passed(events: Sequence[dict[str, Any]], name: str, level: float) -> dict[str, float] | None:
+    """The first evaluation whose score is below a level: its step, and the seconds of training until then."""
+    seconds = 0.0
+    for event in events:
+        if event["event"] == "step":
+            seconds += event["tokens"] / event["tokens_per_second"]
+        elif event["event"] == "evaluation" and event["scores"].get(name, level) < level:
+            return {"step": event["step"], "seconds": seconds}
+    return None

@@ -13,7 +13,7 @@ import torch
 from weitiao.core.config import to_yaml
 from weitiao.core.device import keep_freed_memory, pick_device, pick_precision, set_threads
 from weitiao.core.errors import Interrupted, WeitiaoError
-from weitiao.core.events import CheckpointEvent, EvaluationEvent, Event
+from weitiao.core.events import CheckpointEvent, EvaluationEvent, Event, ProgressEvent
 from weitiao.core.messages import say
 from weitiao.core.runs import atomic_file, read_json, remove_leftovers
 from weitiao.models.encoder import Encoder
@@ -189,6 +189,7 @@ class Training:
         total = parts.total_steps
         every = self.config.evaluate_steps or -(-total // EVALUATIONS)
         self.tracked = self.data.held.first(max(TRACKED_TOKENS // self.data.held.size, 1))
+        yield from self._ngram()
         self.engagement = Engagement(self.model, self.hooks)
         self.estimate = estimate(parts, total // every * int(self.tracked.lengths.sum()))
         yield self.estimate
@@ -226,6 +227,18 @@ class Training:
         if self.compact is not None and isinstance(self.model.head, MaskedHead):
             self.compact.restore()
             self.model.head.restore()
+
+    def _ngram(self) -> Iterator[Event]:
+        """What the model has to beat, if it is one that an n-gram can be set beside."""
+        order, train_ids = self.config.ngram_order, self.data.train.ids_T
+        self.ngram: dict[str, Any] | None = None
+        if not (order and self.objective.decoder) or len(train_ids) > _language_scores.NGRAM_TOKENS:
+            return
+        yield ProgressEvent(say("counting n-grams", "统计 n 元组"), 0, 1)
+        pieces = self.model.backbone.shape.vocab_size
+        held = self.data.held.first(max(_language_end.SCORED_TOKENS // self.data.held.size, 1))
+        self.ngram = _language_scores.ngram(train_ids, held, self.tracked, pieces, order)
+        yield ProgressEvent(say("counting n-grams", "统计 n 元组"), 1, 1)
 
     def _resumed(self, parts: Parts) -> Generator[Event, None, int]:
         path = (yield from newest_checkpoint(self.checkpoints)) if self.config.resume else None

@@ -63,6 +63,7 @@ def trials(study: Study, config: "Config") -> Iterator[Event]:
         if mine:
             ray.shutdown()
 
+
 # Settings that may name a file or a folder; those of tasks and objectives among them.
 PATHS = ("data", "dev_data", "test_data", "unlabelled", "model", "lexicon", "triples", "rules", "vision")
 

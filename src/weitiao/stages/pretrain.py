@@ -115,6 +115,13 @@ class Config:
         "每隔多少步在留出部分上评估（0：共十二次）",
         least=0,
     )
+    ngram_order: int = option(
+        5,
+        "a causal model is set beside an n-gram of this order over the same tokens (0: none)",
+        "因果模型与同样词元上的 n 元模型对比，此为其阶数（0：不对比）",
+        least=0,
+        most=8,
+    )
     checkpoint_steps: int = option(
         0, "also save a checkpoint every so many steps", "每隔多少步另存一个检查点", least=0
     )

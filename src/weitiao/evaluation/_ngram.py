@@ -1,4 +1,4 @@
-"""Interpolated modified Kneser-Ney over a row of symbols, as a peer for language models.
+"""Interpolated modified Kneser-Ney over a row of symbols, what a language model has to beat.
 
 Chen and Goodman 1999, section 3: p(w | h) = (c(h w) - D(c)) / c(h) + gamma(h) p(w | h'), where lower orders count in how many
 contexts a gram stands, and D1, D2, D3+ follow from the counts of counts. The first order is mixed with 1 / V.
