@@ -112,7 +112,7 @@ def score_curve(
 
 
 def _level(frame: "_Frame", ngram: Mapping[str, Any]) -> str:
-    """A line across at what an n-gram is worth, and a mark where it was passed."""
+    """A line across at what an n-gram is worth, its words on the side where the curve does not end."""
     level, when, order = float(ngram["tracked"]), ngram["passed"], ngram["order"]
     line = frame.path(frame.x, (level, level), "level")
     x, y = frame.at(frame.x[1], level)
@@ -120,7 +120,7 @@ def _level(frame: "_Frame", ngram: Mapping[str, Any]) -> str:
     if when:
         minute = when["seconds"] / 60
         en, zh = f"{en}, passed at minute {minute:.1f}", f"{zh}，第 {minute:.1f} 分钟超过"
-    return line + both_texts(x, y - 6, en, zh, 'class="axis" text-anchor="end"')
+    return line + both_texts(x, y - 6 if when else y + 15, en, zh, 'class="axis" text-anchor="end"')
 
 
 def scale(score: float, bounds: Sequence[float] | None, baseline: float | None) -> str:

@@ -75,7 +75,12 @@ def hero(report: Report, split: str, metrics: Report) -> str:
     if baseline is not None:
         answer = escape(shorten(report["baseline"].get("answer", ""), 30))
         always = both(f"always answering “{answer}”", f"始终回答“{answer}”")
+        if report.get("kind") == "language_model":
+            always = both("frequencies alone", "仅按频率猜")
         beside.append(f"{always} <b>{number(monitor, baseline)}</b>")
+    if ngram := report.get("ngram"):
+        words = both(f"{ngram['order']}-gram", f"{ngram['order']} 元模型")
+        beside.append(f"{words} <b>{number(monitor, ngram['bits_per_byte'])}</b>")
     rows = f"{report['rows']:,}"
     title = f"{name_of(monitor, SCORES)} · {name_of(split, SPLITS)} · " + both(f"{rows} rows", f"{rows} 行")
     line = pictures.scale(score, bounds, baseline) if monitor in SHARES or 0 <= score <= 1 else ""
