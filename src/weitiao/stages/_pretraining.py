@@ -37,6 +37,7 @@ KEPT_CHECKPOINTS = 2
 TRACKED_TOKENS = 32_768  # of the held-out part, scored during training
 EVALUATIONS = 12
 RATES = {"tiny": 3e-3, "small": 2e-3, "base": 6e-4}
+MUON = 2.0  # such steps bear twice the rate (LAB_LOG.md, 2026-11-27)
 GOING_ON, NEW_HEAD = 5e-5, 1e-3
 # A corpus is read again until a run has so many steps, but not more often than MOST_PASSES.
 SCRATCH_STEPS, GOING_ON_STEPS, MOST_PASSES = 500, 100, 10
@@ -163,10 +164,11 @@ class Training:
         total = self._total_steps(self.batches.steps_per_epoch)
         first = min(total // 10, 200) if config.head_steps is None else min(config.head_steps, total - 1)
         self.hooks = HeadFirst(first if self.new_head else 0)
-        rate = config.learning_rate or (RATES[config.model] if self.scratch else GOING_ON)
+        kind = config.optimizer or ("muon" if self.scratch else "adamw")
+        usual = RATES[config.model] * (MUON if kind == "muon" else 1) if self.scratch else GOING_ON
+        rate = config.learning_rate or usual
         head_rate = config.head_learning_rate or (NEW_HEAD if self.new_head else None)
         model.to(self.device)
-        kind = config.optimizer or ("muon" if self.scratch else "adamw")
         optimizer = make_optimizer(model, rate, config.weight_decay, 1.0, head_rate, kind)
         schedule = make_schedule(config.schedule, total, config.warmup_ratio)
         accelerator = make_accelerator(self.device, self.precision)
