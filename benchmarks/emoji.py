@@ -3,7 +3,8 @@
 200 emoji are held out. A phrase (a held-out name) must find its picture among the 200. The baseline is staged: a held-out
 picture gets the name of the training emoji that looks most like it, and the phrase is compared with that name by the same
 frozen text encoder; of pixels and of the trained network's own features, and of plain and centred text vectors, it takes
-what is best on the test emoji themselves, which flatters it.
+what is best on the test emoji themselves, which flatters it. The settings of the trained side were chosen on 200 emoji of
+the training part.
 """
 
 import argparse
@@ -24,13 +25,13 @@ LANGUAGES = ("en", "zh")
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
-    """One entry: the default settings of ``--task image-text-matching``, three seeds."""
+    """One entry: the default settings of ``--task image-text-matching``, five seeds."""
     config = {
         "data": "emoji_zh_en",
         "held_out": HELD_OUT,
-        "seeds": options.seeds or [1, 2, 3],
-        "num_epochs": options.epochs or 30,
-        "width": 16,
+        "seeds": options.seeds or [1, 2, 3, 4, 5],
+        "num_epochs": options.epochs or 60,
+        "width": 48,
         "image_size": 32,
         "text_model": "multilingual-e5-small",
     }

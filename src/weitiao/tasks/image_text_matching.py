@@ -22,6 +22,7 @@ from weitiao.tasks._pictures import Pictures, PictureTask
 from weitiao.tasks.base import Answers, text_of
 
 CAPTION_KEYS = ("text", "text_b")
+WIDTH = 48  # of a cnn's first layer: few pictures for each word, so it has to look closely
 
 
 @dataclass
@@ -34,6 +35,9 @@ class ImageTextMatching(PictureTask):
     )  # fmt: skip
     color: bool = option(True, "three channels instead of grey", "使用三通道彩色，而非灰度")
     shear_degrees: float = option(8.0, "slanted by up to this", "随机倾斜的最大角度", least=0, most=45)
+    elastic: float = option(
+        0.03, "bent: standard deviation, a share of the side", "弹性形变的标准差（占边长）", least=0, most=0.2
+    )
     text_model: str = option(
         "multilingual-e5-small", "the frozen encoder of captions", "冻结的文本编码器，用于图片说明"
     )
@@ -48,8 +52,11 @@ class ImageTextMatching(PictureTask):
     tunings = ("full",)
 
     def defaults(self) -> Mapping[str, Any]:
-        own = {"model": "cnn", "batch_size": 128, "num_epochs": 30, "learning_rate": 2e-3}
+        own = {"model": "cnn", "batch_size": 128, "num_epochs": 60, "learning_rate": 2e-3}
         return {**super().defaults(), **own}
+
+    def first_width(self, network: str) -> int:
+        return self.width or (WIDTH if network == "cnn" else 0)
 
     def example(self, row: dict[str, Any]) -> dict[str, Any]:
         record = self.pixels_of(row)
