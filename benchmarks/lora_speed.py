@@ -39,9 +39,8 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
             "ways": ways,
             "epochs_that_share_the_kept_states": EPOCHS,
         }
-        yield Entry(
-            f"top-{layers}" if layers else "all-layers", config, lambda config=config: compare(config)
-        )
+        name = f"top-{layers}" if layers else "all-layers"
+        yield Entry(f"{name}-{precision}", config, lambda config=config: compare(config))
 
 
 def compare(config: dict[str, Any]) -> dict[str, Any]:
