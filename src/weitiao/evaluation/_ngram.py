@@ -1,7 +1,8 @@
 """Interpolated modified Kneser-Ney over a row of symbols, what a language model has to beat.
 
-Chen and Goodman 1999, section 3: p(w | h) = (c(h w) - D(c)) / c(h) + gamma(h) p(w | h'), where lower orders count in how many
-contexts a gram stands, and D1, D2, D3+ follow from the counts of counts. The first order is mixed with 1 / V.
+Chen and Goodman 1999, section 3: p(w | h) = (c(h w) - D(c)) / c(h) + gamma(h) p(w | h'), where lower orders count
+in how many contexts a gram stands, and D1, D2, D3+ follow from the counts of counts. The first order is mixed
+with 1 / V.
 
 Every gram of an order has a number; the grams of the next order are numbered by pairs (number, next symbol), so orders
 of any length fit 64 bits, and all counting is sorting.
@@ -16,7 +17,7 @@ def bits(train: np.ndarray, test: np.ndarray, symbols: int, highest: int) -> Ite
     """For each order 1 .. ``highest``, the bits of each symbol of ``test`` under the model of that order.
 
     Args:
-        train, test: int symbols below ``symbols``; those before the first of the test part are the end of the training's.
+        train, test: int symbols below ``symbols``; what comes before the first of the test part is the training's end.
     """
     row = np.concatenate([train, test]).astype(np.int64)
     known = len(train)

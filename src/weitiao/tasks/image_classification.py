@@ -27,7 +27,7 @@ class ImageClassification(PictureTask):
 
     preset: str = option(
         "standard",
-        "how long and how large: quick (2 epochs), standard, best (wider, longer, bends pictures, averages over shifts)",
+        "how long and how large: quick (2 epochs), standard, best (wider, longer, bent pictures, averaged shifts)",
         "训练时长与规模：quick（2 轮）、standard、best（更宽、更久，弹性形变，并对平移视角取平均）",
         choices=tuple(PRESETS),
     )
