@@ -20,13 +20,13 @@ def entries(options: argparse.Namespace) -> Iterator[Entry]:
     for name, model in CASES.items():
         config = {
             "data": name, "model": model, "unlabelled_texts": options.texts or 3000, "labels": 100,
-            "test_texts": 500, "seeds": options.seeds or [1, 2, 3, 4, 5, 6], "steps": options.steps or 600, "context": 128,
-            "batch_tokens": 1024, "num_epochs": options.epochs or 8, "learning_rate": 1e-4, "batch_size": 16, "max_length": 128,
+            "test_texts": 500, "seeds": options.seeds or [1, 2, 3, 4, 5, 6], "steps": options.steps or 200, "context": 128,
+            "batch_tokens": 1024, "pretraining_rate": 5e-5, "num_epochs": options.epochs or 8, "learning_rate": 1e-4, "batch_size": 16, "max_length": 128,
         }  # fmt: skip
-        yield Entry(name, config, lambda config=config: compare(config))
+        yield Entry(name, config, lambda config=config: compare(config, options.again))
 
 
-def compare(config: dict[str, Any]) -> dict[str, Any]:
+def compare(config: dict[str, Any], again: bool = False) -> dict[str, Any]:
     """Pretrain once on texts of which none is tested, then fine-tune with and without it, seed by seed."""
     dataset = data.DATASETS[config["data"]]
     tables = [
@@ -35,10 +35,12 @@ def compare(config: dict[str, Any]) -> dict[str, Any]:
     ]
     corpus = harness.SCRATCH / f"domain-{config['data']}" / "texts"
     write_texts([train for train, _ in tables], [test for _, test in tables], corpus)
+    if again:
+        shutil.rmtree(corpus.parent / "run", ignore_errors=True)
     settings = {
         "data": str(corpus), "objective": "masked_lm", "model": config["model"], "output": str(corpus.parent / "run"),
         "max_steps": config["steps"], "num_epochs": 50, "context": config["context"], "batch_tokens": config["batch_tokens"],
-        "held_out": 0.08, "seed": 1, "tokenizer_size": 8000, "threads": 1,
+        "learning_rate": config["pretraining_rate"], "held_out": 0.08, "seed": 1, "tokenizer_size": 8000, "threads": 1,
     }  # fmt: skip
     scores: dict[str, list[float]] = {"plain": [], "domain": []}
     with harness.sides("weitiao") as (weitiao,):
