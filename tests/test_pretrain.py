@@ -372,6 +372,37 @@ def test_from_scratch_it_is_muon_which_learns_more_of_the_same_tokens(corpus: Pa
     assert learnt[""] < learnt["adamw"]
 
 
+def test_the_old_weights_have_their_share(corpus: Path, tiny_model: Path, tmp_path: Path):
+    found = {}
+    for name, keep in (("new", 0.0), ("default", None), ("old", 1.0)):
+        settings = {
+            "model": str(tiny_model),
+            "max_steps": 12,
+            "head_steps": 2,
+            "evaluate_steps": 6,
+            "context": 48,
+        }
+        list(start(corpus, tmp_path / name, objective="masked_lm", keep=keep, **settings))
+        found[name] = load_file(tmp_path / name / "model" / "model.safetensors")
+    known, moved = load_file(tiny_model / "model.safetensors"), 0
+    for name, old in known.items():
+        here = next((key for key in (name, f"bert.{name}") if key in found["new"]), None)
+        if here is None:
+            continue
+        moved += not torch.equal(found["new"][here], old)
+        torch.testing.assert_close(found["old"][here], old, rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            found["default"][here], (old + found["new"][here]) / 2, rtol=1e-4, atol=1e-6
+        )
+    assert moved > 20
+
+
+def test_from_scratch_there_is_nothing_to_keep(corpus: Path, tmp_path: Path):
+    with pytest.raises(WeitiaoError, match="--model tiny begins with none"):
+        list(start(corpus, tmp_path / "run", keep=0.5))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_small_corpus_is_read_several_times(corpus: Path, tmp_path: Path):
     def steps(**settings: Any) -> tuple[int, int]:
         """Of the whole run, and of one pass."""

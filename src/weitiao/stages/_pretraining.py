@@ -41,6 +41,7 @@ MUON = 2.0  # such steps bear twice the rate (LAB_LOG.md, 2026-11-27)
 GOING_ON, NEW_HEAD = 5e-5, 1e-3
 # A corpus is read again until a run has so many steps, but not more often than MOST_PASSES.
 SCRATCH_STEPS, GOING_ON_STEPS, MOST_PASSES = 500, 100, 10
+KEPT = 0.5  # of an encoder's old weights; with none a hundred labels were worth less (LAB_LOG.md, 2026-11-27)
 MONITOR = "bits_per_byte"
 
 
@@ -229,6 +230,11 @@ class Training:
         if self.compact is not None and isinstance(self.model.head, MaskedHead):
             self.compact.restore()
             self.model.head.restore()
+        if self.data.source is not None:
+            usual = 0.0 if self.objective.decoder else KEPT
+            share = usual if self.config.keep is None else self.config.keep
+            if share:
+                _language_model.mix(self.model, self.data.source.path, share)
 
     def _ngram(self) -> Iterator[Event]:
         """What the model has to beat, if it is one that an n-gram can be set beside."""

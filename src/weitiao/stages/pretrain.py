@@ -68,6 +68,13 @@ class Config:
         None, "steps that train a new head alone, first (default: a tenth, at most 200)",
         "先只训练新预测头的步数（默认十分之一，最多 200）", least=0,
     )  # fmt: skip
+    keep: float | None = option(
+        None,
+        "going on: the share of old weights that is mixed in at the end (default: encoders 0.5, decoders 0)",
+        "继续训练时，结束前混入的旧权重比例（默认编码器 0.5，解码器 0）",
+        least=0,
+        most=1,
+    )
     learning_rate: float | None = option(
         None,
         "peak learning rate (default: by size; 5e-5 to go on)",
@@ -149,6 +156,13 @@ def run(config: Config) -> Iterator[Event]:
     if not config.data:
         raise WeitiaoError(
             say("No data: name a folder of texts with --data", "没有数据：请用 --data 指定文本目录")
+        )
+    if config.keep and config.model in SIZES:
+        raise WeitiaoError(
+            say(
+                f"--keep {config.keep:g} mixes in old weights; --model {config.model} begins with none: leave it out",
+                f"--keep {config.keep:g} 用于混入旧权重，而 --model {config.model} 从零开始，没有旧权重：请去掉该选项",
+            )
         )
     if config.trackers:
         from weitiao.reporting.trackers import check_names
