@@ -94,8 +94,8 @@ def existing(folder: Path, name: str, decoder: bool, pairs: bool, dropout: float
 def mix(model: LanguageModel, folder: Path, share: float) -> None:
     """Mix the backbone's weights with those that it came with: ``share`` of the old, the rest of the new.
 
-    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models": between the two lies a model that knows the new texts
-    and has kept what the old one was good for, such as sentences that lie where their meaning is.
+    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models": between the two lies a model that knows the new
+    texts and has kept what the old one was good for, such as sentences that lie where their meaning is.
     """
     known = open_decoder(folder) if isinstance(model.backbone, Decoder) else open_backbone(folder, None)[0]
     old = dict(known.named_parameters())
